@@ -1,0 +1,160 @@
+"""Repositories that load anywhere: the portable folder layout, the model card, the upload.
+
+Portable means that the index names diffusers' own classes, so that `DiffusionPipeline.from_pretrained(folder)` works without
+this package. The pipeline's `__init__` turns the stock scheduler back into ours when the package loads the same folder.
+"""
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusers import DDPMScheduler
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+
+from .noise_schedules import betas_for_schedule
+
+# What a pushed repository may hold; checkpoints, logs and anything unknown stay at home.
+PUSHED_FILES = ("model_index.json", "README.md", "results.json", "*.png", "unet/*.json", "unet/*.safetensors", "scheduler/*.json")
+
+# Schedules and variances that DDPMScheduler computes right (diffusers 0.42.1).
+_STOCK_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+_STOCK_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned_range")
+_SCHEDULE_KEYS = ("cosine_s", "max_beta", "sigmoid_start", "sigmoid_end", "sigmoid_tau")
+
+
+def stock_pipeline_can_run(unet: Any, scheduler: Any) -> bool:
+    """Return whether diffusers' DDPMPipeline with DDPMScheduler gives what ours gives for this network and scheduler.
+
+    It cannot pass class labels, knows only UNet2DModel, and makes pictures of 1 or 3 channels. Classes are compared by name,
+    because a class that was loaded from a repository is another object each time.
+    """
+    return (
+        type(unet).__name__ == "UNet2DModel"
+        and unet.config.num_class_embeds is None
+        and unet.config.class_embed_type is None
+        and unet.config.in_channels in (1, 3)
+        and type(scheduler).__name__ == "DDPMFromScratchScheduler"
+        and scheduler.config.variance_type in _STOCK_VARIANCES
+    )
+
+
+def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
+    """Return a configuration with which stock DDPMScheduler has the same betas and samples the same.
+
+    A schedule that stock lacks goes out as `trained_betas`. Keys that only this package knows are kept where they differ from
+    their default: stock ignores them, with a warning.
+    """
+    config = dict(scheduler.config)
+    ours = inspect.signature(type(scheduler).__init__).parameters
+    stock = inspect.signature(DDPMScheduler.__init__).parameters
+    own = {key: config[key] for key in ours if key not in stock and config.get(key) != ours[key].default}
+    known = config["beta_schedule"] in _STOCK_SCHEDULES and not own.keys() & set(_SCHEDULE_KEYS)
+    kept = {key: value for key, value in config.items() if key in stock} | own
+    if config["trained_betas"] is None and not known:
+        schedule = {key: config[key] for key in ("beta_start", "beta_end", *_SCHEDULE_KEYS)}
+        betas = betas_for_schedule(config["beta_schedule"], config["num_train_timesteps"], **schedule)
+        kept["trained_betas"] = betas.tolist()
+    elif config["trained_betas"] is not None:
+        kept["trained_betas"] = [float(beta) for beta in config["trained_betas"]]
+    return {"_class_name": "DDPMScheduler", "_diffusers_version": config.get("_diffusers_version")} | kept
+
+
+def make_portable(folder: Path, scheduler: Any) -> None:
+    """Rewrite the index and the scheduler configuration of a saved pipeline so that stock diffusers loads it.
+
+    Args:
+        folder: where `save_pretrained` wrote the pipeline.
+        scheduler: the pipeline's scheduler; see `stock_pipeline_can_run`.
+    """
+    index_path = folder / "model_index.json"
+    index = json.loads(index_path.read_text())
+    index |= {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"]}
+    index_path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    config_path = folder / "scheduler" / "scheduler_config.json"
+    config_path.write_text(json.dumps(stock_scheduler_config(scheduler), indent=2, sort_keys=True) + "\n")
+
+
+def model_card(
+    template: str | Path,
+    *,
+    model_name: str,
+    dataset: str,
+    dataset_id: str | None = None,
+    metrics: dict[str, tuple[str, float]] | None = None,
+    license: str = "apache-2.0",
+    tags: Sequence[str] = (),
+    **values: Any,
+) -> ModelCard:
+    """Return a model card: the Hub's metadata and a template filled with `values`.
+
+    Args:
+        template: path of a Jinja template, such as model_card.md at the top of this project.
+        model_name: name shown with the metrics.
+        dataset: name of the training data in words.
+        dataset_id: its id on the Hub, if it has one.
+        metrics: metric type -> (name in words, value). The name says which features a distance is on.
+        license: identifier of the model's licence, as the Hub spells it.
+        tags: further tags.
+        values: everything else that the template asks for.
+    """
+    results = [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            dataset_type=dataset_id or dataset,
+            dataset_name=dataset,
+            metric_type=metric_type,
+            metric_name=name,
+            metric_value=value,
+        )
+        for metric_type, (name, value) in (metrics or {}).items()
+    ]
+    data = ModelCardData(
+        license=license,
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        tags=["diffusion", "ddpm", *tags],
+        datasets=[dataset_id] if dataset_id else None,
+        model_name=model_name,
+        eval_results=results or None,
+    )
+    return ModelCard.from_template(
+        data, template_path=str(template), model_name=model_name, dataset=dataset, metrics=metrics or {}, **values
+    )
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = "Upload pipeline",
+) -> str:
+    """Upload a saved pipeline to the Hub in one commit and return its address.
+
+    Only `PUSHED_FILES` go: no checkpoints, logs or pickles.
+
+    Args:
+        folder: a folder with model_index.json.
+        repo_id: "user/name", or "name" for the token's user.
+        private: create the repository private; an existing public one is refused.
+        token: of the Hub; the one stored by `hf auth login` if not given.
+        commit_message: of the commit.
+
+    Raises:
+        ValueError: the folder holds no pipeline, or the repository is public where a private one was asked for.
+        huggingface_hub.errors.HfHubHTTPError: the Hub refused.
+    """
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} has no model_index.json: save a pipeline there first.")
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if private and not api.repo_info(repo_id).private:
+        raise ValueError(f"{repo_id} exists and is public, but a private repository was asked for; nothing was uploaded.")
+    api.upload_folder(
+        repo_id=repo_id, folder_path=folder, allow_patterns=list(PUSHED_FILES), commit_message=commit_message
+    )
+    return f"{api.endpoint}/{repo_id}"

@@ -1,0 +1,222 @@
+"""DDPMFromScratchPipeline: noise in, samples out, with any diffusers scheduler.
+
+The reverse loop of Ho et al. 2020 (arXiv:2006.11239, algorithm 2), for images (B, C, H, W) and for vectors (B, D).
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from .hub import make_portable, stock_pipeline_can_run
+from .models import sample_shape
+from .scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+@dataclass
+class DDPMFromScratchPipelineOutput(BaseOutput):
+    """Samples, and the way to them if it was asked for.
+
+    Args:
+        images: the samples: a list of PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) with values in [0, 1]; for
+            data that are not images, an array or a tensor (B, ...) in the data's own units.
+        trajectory: x_T, ..., x_0 in the network's units ([-1, 1] for images), shape (steps + 1, B, ...), on the CPU.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    trajectory: torch.Tensor | None = None
+
+
+class DDPMFromScratchPipeline(DiffusionPipeline):
+    """Generate samples with a denoising network and a scheduler.
+
+    A stock DDPMScheduler becomes a DDPMFromScratchScheduler of the same configuration; every other scheduler is kept.
+
+    Args:
+        unet: the network, called as `unet(sample, timestep).sample`.
+        scheduler: any diffusers scheduler for the same noise schedule.
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin):
+        super().__init__()
+        if type(scheduler) is DDPMScheduler:
+            scheduler = DDPMFromScratchScheduler.from_config(scheduler.config)
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None,
+        latents: torch.Tensor | None = None,
+        class_labels: torch.Tensor | Sequence[int] | int | None = None,
+        output_type: str | None = None,
+        return_dict: bool = True,
+        return_trajectory: bool = False,
+        callback_on_step_end: Callable[[Any, int, Any, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> DDPMFromScratchPipelineOutput | tuple:
+        """Return `batch_size` samples.
+
+        Args:
+            batch_size: number of samples B.
+            generator: source of all randomness; a list has one for each sample, which makes a sample independent of the
+                batch it is in.
+            num_inference_steps: number of timesteps to visit; the scheduler's number of training timesteps if not given.
+            latents: x_T ~ N(0, I) to start from, shape (B, ...), instead of drawing it; scaled by the scheduler's
+                init_noise_sigma like the noise that would be drawn.
+            class_labels: for class-conditional networks: one label for all, or B of them.
+            output_type: "pil", "np" or "pt"; "pil" for images and "np" for other data if not given.
+            return_dict: return a DDPMFromScratchPipelineOutput instead of a tuple.
+            return_trajectory: also return every x_t on the way.
+            callback_on_step_end: called as f(pipeline, step_index, timestep, {"latents": x_t}) after each step; may return
+                {"latents": ...} to continue from.
+            callback_on_step_end_tensor_inputs: names the callback wants; only "latents" exists.
+
+        Raises:
+            ValueError: an argument that is not allowed, named with the allowed values.
+        """
+        noise_shape = (batch_size, *(sample_shape(self.unet) if latents is None else latents.shape[1:]))
+        output_type = self._check_inputs(
+            noise_shape, generator, latents, output_type, callback_on_step_end_tensor_inputs
+        )
+        device = self._execution_device
+        dtype = getattr(self.unet, "dtype", torch.float32)
+        model_kwargs = self._class_labels(class_labels, batch_size, device)
+
+        if num_inference_steps is None:
+            num_inference_steps = self.scheduler.config.num_train_timesteps
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        if latents is None:
+            latents = randn_tensor(noise_shape, generator=generator, device=device, dtype=dtype)
+        sample = latents.to(device=device, dtype=dtype) * self.scheduler.init_noise_sigma
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        step_kwargs = {"generator": generator} if takes_generator else {}
+
+        trajectory = [sample.cpu()] if return_trajectory else []
+        timesteps = self.scheduler.timesteps
+        with self.progress_bar(total=len(timesteps)) as progress:
+            for index, timestep in enumerate(timesteps):
+                model_input = self.scheduler.scale_model_input(sample, timestep).to(dtype)
+                model_output = self.unet(model_input, timestep, **model_kwargs).sample
+                model_output = self._without_unused_variance(model_output, sample)
+                sample = self.scheduler.step(model_output, timestep, sample, **step_kwargs).prev_sample
+                if callback_on_step_end is not None:
+                    result = callback_on_step_end(self, index, timestep, {"latents": sample})
+                    sample = (result or {}).get("latents", sample)
+                if return_trajectory:
+                    trajectory.append(sample.cpu())
+                progress.update()
+
+        images = self._convert(sample, output_type)
+        self.maybe_free_model_hooks()
+        output = DDPMFromScratchPipelineOutput(
+            images=images, trajectory=torch.stack(trajectory) if return_trajectory else None
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _check_inputs(
+        self,
+        noise_shape: tuple[int, ...],
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: torch.Tensor | None,
+        output_type: str | None,
+        callback_inputs: Sequence[str],
+    ) -> str:
+        """Raise ValueError for arguments that do not fit; return the output type to use."""
+        batch_size = noise_shape[0]
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}, but must be an integer of at least 1.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"got {len(generator)} generators for batch_size={batch_size}; give one for each sample.")
+        if latents is not None and latents.shape != noise_shape:
+            raise ValueError(f"latents have shape {tuple(latents.shape)}, but batch_size={batch_size}; make them agree.")
+        unknown = set(callback_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs has {sorted(unknown)}, but only {self._callback_tensor_inputs} exist."
+            )
+        is_image, channels = len(noise_shape) == 4, noise_shape[1]
+        output_type = output_type or ("pil" if is_image else "np")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}, but must be one of {OUTPUT_TYPES}.")
+        if output_type == "pil" and not (is_image and channels in (1, 3, 4)):
+            raise ValueError(
+                f"output_type 'pil' needs images with 1, 3 or 4 channels, but samples have shape {noise_shape[1:]}; "
+                "use 'np' or 'pt'."
+            )
+        return output_type
+
+    def _class_labels(
+        self, class_labels: torch.Tensor | Sequence[int] | int | None, batch_size: int, device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """Return the network's keyword arguments for class labels."""
+        num_classes = getattr(self.unet.config, "num_class_embeds", None)
+        if class_labels is None:
+            if num_classes is not None:
+                raise ValueError(f"the network is class-conditional: pass class_labels in 0..{num_classes - 1}.")
+            return {}
+        if num_classes is None:
+            raise ValueError("class_labels were given, but the network is not class-conditional.")
+        labels = torch.as_tensor(class_labels, device=device).reshape(-1)
+        if len(labels) == 1:
+            labels = labels.expand(batch_size)
+        if len(labels) != batch_size or labels.is_floating_point():
+            raise ValueError(f"class_labels must be one integer or {batch_size}, got {class_labels!r}.")
+        if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+            raise ValueError(f"class_labels must be in 0..{num_classes - 1}, got {labels.tolist()}.")
+        return {"class_labels": labels}
+
+    def _without_unused_variance(self, model_output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        """Drop the learned variance of a 2C-channel network for schedulers that have no variance type, such as DDIM."""
+        if self.scheduler.config.get("variance_type") is None and model_output.shape[1] == 2 * sample.shape[1]:
+            return model_output[:, : sample.shape[1]]
+        return model_output
+
+    def _convert(self, sample: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+        if sample.ndim == 4:
+            sample = (sample / 2 + 0.5).clamp(0, 1)
+            if output_type == "pt":
+                return sample
+            array = sample.float().cpu().permute(0, 2, 3, 1).numpy()
+            return self.numpy_to_pil(array) if output_type == "pil" else array
+        return sample if output_type == "pt" else sample.float().cpu().numpy()
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save the pipeline to a folder, so that it loads without this package where stock diffusers can run it.
+
+        Then the index names DDPMPipeline, DDPMScheduler and UNet2DModel (see `hub.make_portable`), and
+        `DiffusionPipeline.from_pretrained(folder)` works with diffusers alone. A class-conditional network, a PointDenoiser
+        or another scheduler is saved under its own names, and loads where this package is imported.
+
+        Arguments as in `DiffusionPipeline.save_pretrained`, except that push_to_hub=True is refused: the upload would happen
+        before the folder is complete.
+
+        Raises:
+            ValueError: push_to_hub=True.
+        """
+        if kwargs.get("push_to_hub"):
+            raise ValueError(
+                "save_pretrained(push_to_hub=True) would upload an unfinished folder: save it, then call "
+                "ddpm_from_scratch.push_folder(folder, repo_id)."
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if stock_pipeline_can_run(self.unet, self.scheduler):
+            make_portable(Path(save_directory), self.scheduler)

@@ -1,0 +1,86 @@
+"""Pictures: sample grids and loss curves. matplotlib is imported only inside the functions that draw with it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# Okabe & Ito (2008): eight colours that people with any kind of colour vision can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+def sample_grid(images: np.ndarray, columns: int | None = None, pixel_size: int = 1, gap: int = 2) -> Image.Image:
+    """Return one picture with the images side by side, row by row.
+
+    Args:
+        images: values in [0, 1], shape (N, H, W, C) with C of 1 or 3; what a pipeline gives with output_type="np".
+        columns: images in a row; a square grid if not given.
+        pixel_size: side of one image pixel in the picture, for small images.
+        gap: pixels between images.
+
+    Raises:
+        ValueError: a wrong shape or no image.
+    """
+    if images.ndim != 4 or not len(images) or images.shape[-1] not in (1, 3):
+        raise ValueError(f"images have shape {images.shape}, but must be (N, H, W, C) with N > 0 and C of 1 or 3.")
+    columns = min(columns or int(np.ceil(len(images) ** 0.5)), len(images))
+    rows = -(-len(images) // columns)
+    tiles = (images.clip(0, 1) * 255).round().astype(np.uint8)
+    tiles = tiles.repeat(pixel_size, axis=1).repeat(pixel_size, axis=2)
+    height, width, channels = tiles.shape[1:]
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 127, dtype=np.uint8)
+    for index, tile in enumerate(tiles):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = tile
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def _new_figure(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
+    """Return a figure and axes that need no display and no global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float], path: str | Path) -> None:
+    """Save a chart of the training loss over optimizer updates as PNG; a running mean is drawn over the raw values.
+
+    Raises:
+        ValueError: two lengths that differ, or nothing to draw.
+    """
+    if len(steps) != len(losses) or not len(steps):
+        raise ValueError(f"got {len(steps)} steps and {len(losses)} losses; give one loss for each step.")
+    figure, axes = _new_figure()
+    values = np.asarray(losses, dtype=float)
+    window = max(1, len(values) // 50)
+    smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+    axes.plot(steps, values, color=COLOURS[5], linewidth=0.8, label="each update")
+    axes.plot(list(steps)[window - 1 :], smooth, color=COLOURS[0], linewidth=1.8, label=f"mean of {window}")
+    if (values > 0).all():
+        axes.set_yscale("log")
+    axes.set_xlabel("optimizer updates")
+    axes.set_ylabel("training loss (mean squared error)")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def point_cloud(points: np.ndarray, path: str | Path, reference: np.ndarray | None = None) -> None:
+    """Save a scatter plot of 2-D points as PNG, over the points of `reference` where given.
+
+    Raises:
+        ValueError: points that are not (N, 2).
+    """
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"points have shape {points.shape}, but must be (N, 2).")
+    figure, axes = _new_figure(4.8, 4.8)
+    if reference is not None:
+        axes.scatter(*reference.T, s=4, color=COLOURS[5], alpha=0.4, linewidths=0, label="data")
+    axes.scatter(*points.T, s=4, color=COLOURS[1], linewidths=0, label="samples")
+    axes.set_aspect("equal")
+    axes.set_xlabel("first coordinate")
+    axes.set_ylabel("second coordinate")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
