@@ -1,0 +1,240 @@
+"""The configuration of a training run: one dataclass that defines the flags, their help and their checks.
+
+Flags keep the names of diffusers' train_unconditional.py where they mean the same. A YAML file given with --config holds the
+same names; a flag on the command line wins over the file.
+"""
+
+import argparse
+import difflib
+import math
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from transformers.hf_argparser import HfArgumentParser
+
+from ddpm_from_scratch.toy_data import POINT_DATASETS
+
+BUILT_IN_DATASETS = ("digits", *POINT_DATASETS)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message is one line that names it and what is allowed."""
+
+
+def _flag(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class TrainingConfig:
+    """Everything that decides a run."""
+
+    # data
+    dataset_name: str | None = _flag(
+        None, f"Built-in data ({', '.join(BUILT_IN_DATASETS)}), a dataset of the Hub, or a folder that datasets can load."
+    )
+    dataset_config_name: str | None = _flag(None, "Configuration of the dataset, if it has several.")
+    dataset_split: str = _flag("train", "Split of the dataset to train on.")
+    train_data_dir: str | None = _flag(None, "Folder of images to train on, instead of --dataset_name.")
+    image_column: str = _flag("image", "Column that holds the images.")
+    label_column: str | None = _flag(
+        None, "Column that holds class labels; given, the network becomes class-conditional."
+    )
+    cache_dir: str | None = _flag(None, "Folder for downloaded data and models.")
+    streaming: bool = _flag(False, "Read the dataset as a stream, without storing it; needs --max_train_steps.")
+    shuffle_buffer_size: int = _flag(1000, "Samples held for shuffling a stream.")
+    resolution: int | None = _flag(None, "Side of the training images in pixels; the model's if not given, else 64.")
+    channels: int | None = _flag(None, "Image channels: 1 (grey), 3 (RGB), 4 (RGBA), or those of an array column.")
+    center_crop: bool = _flag(False, "Crop the centre of images that are not square; a random part if not given.")
+    random_flip: bool = _flag(False, "Mirror images left-right at random.")
+    dataloader_num_workers: int = _flag(0, "Processes that load data; 0 loads in the main process.")
+
+    # network
+    model_config_name_or_path: str | None = _flag(
+        None, "A named configuration, a JSON file, a folder or a Hub id; chosen by resolution if not given."
+    )
+
+    # diffusion
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = _flag("epsilon", "What the network predicts.")
+    ddpm_num_steps: int = _flag(1000, "Number of noise levels T.")
+    ddpm_num_inference_steps: int | None = _flag(None, "Steps of the sample grids and of evaluation; T if not given.")
+    ddpm_beta_schedule: Literal[
+        "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "sigmoid_alpha_bar", "laplace"
+    ] = _flag("linear", "Noise schedule.")
+    beta_start: float = _flag(1e-4, "First beta of linear, scaled_linear and sigmoid.")
+    beta_end: float = _flag(0.02, "Last beta of linear, scaled_linear and sigmoid.")
+    rescale_betas_zero_snr: bool = _flag(False, "Rescale the schedule so that no signal is left at T.")
+    clip_sample: bool = _flag(True, "Clip the estimate of x_0 to [-1, 1] in sampling; off for data outside.")
+
+    # objective
+    timestep_sampling: Literal["uniform", "stratified"] = _flag("uniform", "How training timesteps are drawn.")
+    loss_weighting: Literal["none", "min_snr"] = _flag("none", "Weight of the squared error over timesteps.")
+    snr_gamma: float = _flag(5.0, "Cap on the signal-to-noise ratio of min_snr.")
+
+    # optimisation
+    train_batch_size: int = _flag(16, "Samples in a batch of one process.")
+    gradient_accumulation_steps: int = _flag(1, "Batches of one optimizer update.")
+    num_epochs: int = _flag(100, "Passes over the data.")
+    max_train_steps: int | None = _flag(None, "Optimizer updates; wins over --num_epochs.")
+    optimizer: Literal["adamw", "muon"] = _flag("adamw", "muon: Muon for matrices and kernels, AdamW for the rest.")
+    learning_rate: float = _flag(1e-4, "Peak learning rate of AdamW.")
+    muon_learning_rate: float = _flag(0.01, "Peak learning rate of Muon.")
+    lr_scheduler: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
+    ] = _flag("cosine", "Course of the learning rate, counted in optimizer updates.")
+    lr_warmup_steps: int = _flag(500, "Optimizer updates of linear warm-up.")
+    adam_beta1: float = _flag(0.95, "First beta of AdamW.")
+    adam_beta2: float = _flag(0.999, "Second beta of AdamW.")
+    adam_weight_decay: float = _flag(1e-6, "Weight decay of AdamW.")
+    adam_epsilon: float = _flag(1e-8, "Epsilon of AdamW.")
+    max_grad_norm: float = _flag(1.0, "Largest norm of the gradient; larger ones are scaled down.")
+    use_ema: bool = _flag(False, "Keep an average of the weights and export it; the raw weights are kept beside it.")
+    ema_inv_gamma: float = _flag(1.0, "g in the decay 1 - (1 + step/g)^-p.")
+    ema_power: float = _flag(0.75, "p in the decay 1 - (1 + step/g)^-p; 2/3 to 1 suits most runs.")
+    ema_max_decay: float = _flag(0.9999, "Largest decay of the average.")
+    mixed_precision: Literal["no", "fp16", "bf16"] = _flag("no", "Precision of the network; the rest is float32.")
+
+    # the run
+    output_dir: str = _flag("ddpm-model-64", "Folder for the pipeline, checkpoints, samples and logs.")
+    overwrite_output_dir: bool = _flag(False, "Start anew in a folder that holds an earlier run.")
+    seed: int = _flag(0, "Seed of everything random.")
+    logger: Literal["jsonl", "tensorboard", "wandb", "trackio"] = _flag(
+        "jsonl", "Where to log besides logs/metrics.jsonl, which is always written."
+    )
+    logging_dir: str = _flag("logs", "Folder for logs, inside the output folder.")
+    logging_steps: int = _flag(10, "Optimizer updates between two log lines.")
+    save_images_epochs: int = _flag(10, "Epochs between two sample grids.")
+    save_model_epochs: int = _flag(10, "Epochs between two exports of the pipeline.")
+    eval_batch_size: int = _flag(16, "Images of a sample grid.")
+    checkpointing_steps: int = _flag(500, "Optimizer updates between two checkpoints.")
+    checkpoints_total_limit: int | None = _flag(None, "Checkpoints to keep; all if not given.")
+    resume_from_checkpoint: str | None = _flag(None, "A checkpoint folder, or 'latest' in the output folder.")
+    evaluation_samples: int = _flag(
+        0, "Samples to generate at the end and compare with held-out data; only for data with a held-out part."
+    )
+
+    # publishing
+    push_to_hub: bool = _flag(False, "Upload the finished pipeline to the Hub.")
+    hub_model_id: str | None = _flag(None, "Repository to upload to; the output folder's name if not given.")
+    hub_private_repo: bool = _flag(False, "Create the repository private.")
+    hub_token: str | None = _flag(None, "Token of the Hub; better stored with 'hf auth login'.")
+    license: str = _flag("apache-2.0", "Licence of the trained weights, for the model card, as the Hub spells it.")
+
+    # accepted for scripts written for older launchers
+    local_rank: int = _flag(-1, "Ignored: the launcher sets the rank in the environment.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a setting outside its range, or settings that do not go together."""
+        at_least = {
+            "shuffle_buffer_size": 1, "resolution": 1, "channels": 1, "dataloader_num_workers": 0,
+            "ddpm_num_steps": 2, "ddpm_num_inference_steps": 1, "train_batch_size": 1,
+            "gradient_accumulation_steps": 1, "num_epochs": 1, "max_train_steps": 1, "lr_warmup_steps": 0,
+            "seed": 0, "logging_steps": 1, "save_images_epochs": 1, "save_model_epochs": 1, "eval_batch_size": 1,
+            "checkpointing_steps": 1, "checkpoints_total_limit": 1, "evaluation_samples": 0,
+        }  # fmt: skip
+        for name, minimum in at_least.items():
+            self._require(name, lambda value, low=minimum: value >= low, f"at least {minimum}")
+        for name in ("learning_rate", "muon_learning_rate", "adam_epsilon", "max_grad_norm", "snr_gamma",
+                     "ema_inv_gamma", "ema_power"):  # fmt: skip
+            self._require(name, lambda value: 0 < value < math.inf, "a finite number above 0")
+        for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
+            self._require(name, lambda value: 0 <= value < 1, "in [0, 1)")
+        self._require("adam_weight_decay", lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+        for name in ("beta_start", "beta_end"):
+            self._require(name, lambda value: 0 < value < 1, "inside (0, 1)")
+        self._require(
+            "ddpm_num_inference_steps", lambda value: value <= self.ddpm_num_steps, "at most --ddpm_num_steps"
+        )
+        if (self.dataset_name is None) == (self.train_data_dir is None):
+            got = "neither" if self.dataset_name is None else "both"
+            raise ConfigError(f"give exactly one of --dataset_name and --train_data_dir, got {got}.")
+        if self.streaming and self.max_train_steps is None:
+            raise ConfigError("--streaming needs --max_train_steps: the length of a stream is not known.")
+        if self.streaming and self.dataset_name in BUILT_IN_DATASETS:
+            raise ConfigError(f"--streaming does not apply to the built-in data {self.dataset_name!r}.")
+        if self.streaming and self.dataloader_num_workers:
+            raise ConfigError("--dataloader_num_workers must be 0 with --streaming.")
+        if self.evaluation_samples and self.dataset_name not in BUILT_IN_DATASETS:
+            raise ConfigError(
+                f"--evaluation_samples needs data with a held-out part, one of {BUILT_IN_DATASETS}, got "
+                f"{self.dataset_name or self.train_data_dir!r}."
+            )
+        if self.logging_dir != Path(self.logging_dir).name:
+            raise ConfigError(f"--logging_dir is {self.logging_dir!r}, but must be one name inside --output_dir.")
+        if self.push_to_hub and (self.label_column is not None or self.dataset_name in POINT_DATASETS):
+            raise ConfigError(
+                "--push_to_hub works for unconditional image models only: stock diffusers cannot run class-conditional "
+                "or point models, so the repository would load nowhere."
+            )
+
+    def _require(self, name: str, holds: Any, allowed: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise ConfigError(f"--{name} is {value}, but must be {allowed}.")
+
+
+class _Parser(HfArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _make_parser() -> _Parser:
+    parser = _Parser(
+        TrainingConfig, prog="train.py", description="Train a diffusion model.", allow_abbrev=False
+    )
+    parser.add_argument("--config", metavar="FILE.yaml", help="File with any of these settings; flags win over it.")
+    return parser
+
+
+def _flags_of_file(path: str, parser: _Parser) -> list[str]:
+    """Return the settings of a YAML file as command-line flags, so that both are checked alike."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        parser.error(f"--config {path!r} cannot be read: {error.strerror}.")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"--config {path!r} is not valid YAML: {' '.join(str(error).split())}.")
+    if not isinstance(settings, dict):
+        parser.error(f"--config {path!r} must hold 'name: value' lines.")
+    names = [item.name for item in fields(TrainingConfig)]
+    flags: list[str] = []
+    for name, value in settings.items():
+        if name not in names:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "see --help for the names."
+            parser.error(f"--config {path!r} has an unknown setting {name!r}; {hint}")
+        if isinstance(value, (dict, list)):
+            parser.error(f"--config {path!r}: {name} must be one value, got {value!r}.")
+        if value is not None:
+            flags.append(f"--{name}={value}")
+    return flags
+
+
+def parse_config(argv: list[str] | None = None) -> TrainingConfig:
+    """Return the configuration of a command line; print one line and exit with status 2 if it cannot be used.
+
+    Args:
+        argv: the flags; those of this process if not given.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _make_parser()
+    config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_only.add_argument("--config")
+    chosen = config_only.parse_known_args(argv)[0].config
+    from_file = _flags_of_file(chosen, parser) if chosen else []
+    namespace, unknown = parser.parse_known_args([*from_file, *argv])
+    if unknown:
+        known = [f"--{item.name}" for item in fields(TrainingConfig)]
+        close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see --help for the flags."
+        parser.error(f"unknown argument {unknown[0]!r}; {hint}")
+    try:
+        return TrainingConfig(**{item.name: getattr(namespace, item.name) for item in fields(TrainingConfig)})
+    except ConfigError as error:
+        parser.error(str(error))

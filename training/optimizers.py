@@ -1,0 +1,110 @@
+"""Optimizers by name: fused AdamW, and Muon for matrices and convolution kernels with AdamW for the rest."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from config import TrainingConfig
+
+
+def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Return the matrix with its singular values brought near 1, shape (rows, columns).
+
+    Newton-Schulz iteration X <- a X + (b A + c A^2) X with A = X X^T and (a, b, c) = (3.4445, -4.7750, 2.0315), from
+    X / |X|; the singular values end between about 0.7 and 1.2. (Jordan et al. 2024, "Muon".) In bfloat16 on GPUs, in float32
+    on CPUs, where bfloat16 products are slower.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    work = matrix.bfloat16() if matrix.is_cuda else matrix.float()
+    transposed = work.shape[0] > work.shape[1]
+    work = work.T if transposed else work
+    work = work / (work.norm() + 1e-7)
+    for _ in range(steps):
+        gram = work @ work.T
+        work = a * work + (b * gram + c * gram @ gram) @ work
+    return (work.T if transposed else work).to(matrix.dtype)
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for parameter groups with muon=True, AdamW for the others, as one optimizer.
+
+    Muon: m <- momentum m + g; update = orthogonalize(g + momentum m) sqrt(max(1, rows / columns)). A kernel
+    (out, in, k, k) counts as a matrix (out, in k k). (Jordan et al. 2024, "Muon"; torch.optim.Muon takes matrices only.)
+    AdamW: Loshchilov & Hutter 2019, arXiv:1711.05101.
+
+    Args:
+        params: groups with "muon": bool; Muon's use lr and momentum, the others lr, betas, eps and weight_decay.
+    """
+
+    def __init__(self, params: Iterable[dict[str, Any]]):
+        defaults = {"lr": 1e-3, "momentum": 0.95, "betas": (0.95, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            if group["muon"]:
+                self._muon(params, group)
+            else:
+                self._adamw(params, group)
+        return loss
+
+    def _muon(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+        for p in params:
+            assert p.grad is not None  # step() selects those
+            state = self.state[p]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+            momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
+            direction = p.grad.add(momentum, alpha=group["momentum"]).flatten(1)
+            rows, columns = direction.shape
+            update = orthogonalize(direction) * max(1.0, rows / columns) ** 0.5
+            p.add_(update.reshape(p.shape), alpha=-group["lr"])
+
+    def _adamw(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state["step"] = torch.tensor(0.0)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        columns = ("step", "exp_avg", "exp_avg_sq")
+        steps, first, second = ([self.state[p][name] for p in params] for name in columns)
+        torch.optim.adamw.adamw(
+            params, [p.grad for p in params], first, second, [], steps, foreach=True, amsgrad=False,
+            beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
+            eps=group["eps"], maximize=False,
+        )  # fmt: skip
+
+
+def _takes_muon(name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
+    """Return whether Muon updates a parameter: matrices and kernels, but not the first and last layer or embeddings."""
+    inner = not name.startswith(("conv_in", "conv_out", "embed_sample", "project"))
+    return parameter.ndim >= 2 and inner and not isinstance(module, nn.Embedding)
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimizer that a configuration names, over the parameters of `model`."""
+    adamw: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "eps": config.adam_epsilon,
+        "weight_decay": config.adam_weight_decay,
+    }
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), fused=True, **adamw)
+    matrices, others = [], []
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            (matrices if _takes_muon(f"{module_name}.{name}", module, parameter) else others).append(parameter)
+    groups = [{"params": matrices, "muon": True, "lr": config.muon_learning_rate}, {"params": others, "muon": False} | adamw]
+    return MuonWithAdamW(group for group in groups if group["params"])
