@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim._functional import adamw
 
 from config import TrainingConfig
 
@@ -79,7 +80,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         columns = ("step", "exp_avg", "exp_avg_sq")
         steps, first, second = ([self.state[p][name] for p in params] for name in columns)
-        torch.optim.adamw.adamw(
+        adamw(
             params, [p.grad for p in params], first, second, [], steps, foreach=True, amsgrad=False,
             beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
             eps=group["eps"], maximize=False,

@@ -261,8 +261,9 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
                     f"{rising[-1]}, but the last one is {num_train - 1}. Take fewer steps or steps_offset=0."
                 )
         else:
-            # One division of integers: exact at the ties, so the length is n and the order strict for every n and T.
-            rising = np.round(num_train * (counts + 1) / num_steps).astype(np.int64) - 1
+            # T - i T/n with the same rounding as the float arange of DDPMScheduler, but always n of them.
+            difference = (num_train - num_train / num_steps) - num_train
+            rising = np.round(num_train + counts * difference).astype(np.int64)[::-1] - 1
         return rising[::-1].copy()
 
     def _set_chain(self, timesteps: np.ndarray, device: str | torch.device | None = None) -> None:

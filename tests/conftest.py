@@ -1,0 +1,49 @@
+"""Shared by all tests: the scripts of training/ are importable, and nothing reaches the network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "training"))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+TINY = [
+    "--dataset_name=digits", "--model_config_name_or_path=tiny", "--train_batch_size=16", "--lr_warmup_steps=2",
+    "--ddpm_num_steps=20", "--eval_batch_size=4", "--logging_steps=1", "--max_train_steps=4",
+]  # fmt: skip
+
+
+def run_training(output_dir, *flags, launcher=(), env=None, check=True):
+    """Run training/train.py on the digits with a tiny network, in a process of its own; later flags win."""
+    command = [sys.executable, *launcher, str(ROOT / "training" / "train.py"), *TINY]
+    command += [f"--output_dir={output_dir}", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (env or {})
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    if check:
+        assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """The output folder of a short training run: two checkpoints, EMA, evaluation."""
+    folder = tmp_path_factory.mktemp("run") / "digits"
+    run_training(
+        folder, "--use_ema", "--prediction_type=v_prediction", "--ddpm_beta_schedule=squaredcos_cap_v2",
+        "--checkpointing_steps=2", "--evaluation_samples=8", "--seed=3",
+    )  # fmt: skip
+    return folder
