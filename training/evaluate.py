@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from config import BUILT_IN_DATASETS, ConfigError, TrainingConfig
 from data import load_digits, load_training_data
@@ -85,10 +84,9 @@ def generate(
 
     hook = pipeline.unet.register_forward_hook(count)
     batches = []
-    starts = range(0, num_samples, batch_size)
     labels = getattr(pipeline.unet.config, "num_class_embeds", None)
-    pipeline.set_progress_bar_config(desc="sampling", leave=False)
-    for start in tqdm(starts, desc="batches of samples", leave=False):
+    for start in range(0, num_samples, batch_size):
+        pipeline.set_progress_bar_config(desc=f"sampling {start} of {num_samples}", leave=False)
         generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation", start))
         size = min(batch_size, num_samples - start)
         options = {} if labels is None else {"class_labels": torch.arange(start, start + size) % labels}

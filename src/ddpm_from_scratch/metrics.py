@@ -75,7 +75,7 @@ def frechet_distance(features: torch.Tensor, reference: torch.Tensor) -> float:
     features, reference = _check_features("features", features), _check_features("reference", reference)
     if features.shape[1] != reference.shape[1]:
         raise ValueError(f"features have {features.shape[1]} dimensions, reference has {reference.shape[1]}.")
-    covariance, covariance_ref = (torch.cov(points.T).atleast_2d() for points in (features, reference))
+    covariance, covariance_ref = (torch.atleast_2d(torch.cov(points.T)) for points in (features, reference))
     variances, axes = torch.linalg.eigh(covariance)
     root = (axes * variances.clamp(min=0).sqrt()) @ axes.T
     cross = torch.linalg.eigvalsh(root @ covariance_ref @ root).clamp(min=0).sqrt().sum()

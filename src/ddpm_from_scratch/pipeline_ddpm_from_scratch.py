@@ -186,7 +186,9 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
 
     def _without_unused_variance(self, model_output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """Drop the learned variance of a 2C-channel network for schedulers that have no variance type, such as DDIM."""
-        if self.scheduler.config.get("variance_type") is None and model_output.shape[1] == 2 * sample.shape[1]:
+        # The class tells, not the configuration: from_config keeps keys that the class does not know.
+        knows_variance = "variance_type" in inspect.signature(type(self.scheduler).__init__).parameters
+        if not knows_variance and model_output.shape[1] == 2 * sample.shape[1]:
             return model_output[:, : sample.shape[1]]
         return model_output
 

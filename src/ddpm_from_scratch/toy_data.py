@@ -66,23 +66,23 @@ class GaussianDenoiser(ModelMixin, ConfigMixin):
         super().__init__()
         check_prediction_type(prediction_type)
         self.register_to_config(sample_shape=tuple(sample_shape or (len(mean),)))
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("data_mean", torch.tensor(mean, dtype=torch.float64))
         variances, axes = torch.linalg.eigh(torch.tensor(covariance, dtype=torch.float64))
         self.register_buffer("variances", variances)
         self.register_buffer("axes", axes)
-        self.register_buffer("alphas_cumprod", torch.tensor(alphas_cumprod, dtype=torch.float64))
+        self.register_buffer("alpha_bar_table", torch.tensor(alphas_cumprod, dtype=torch.float64))
 
     def pred_original(self, sample: torch.Tensor, alpha_prod_t: torch.Tensor) -> torch.Tensor:
         """Return E[x_0 | x_t] for samples (B, D) and alpha_bar_t of shape (B, 1)."""
         gain = alpha_prod_t**0.5 * self.variances / (alpha_prod_t * self.variances + 1 - alpha_prod_t)
-        centred = (sample - alpha_prod_t**0.5 * self.mean) @ self.axes
-        return self.mean + (gain * centred) @ self.axes.T
+        centred = (sample - alpha_prod_t**0.5 * self.data_mean) @ self.axes
+        return self.data_mean + (gain * centred) @ self.axes.T
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor | int) -> UNet2DOutput:
         """Return the prediction at x_t, shape (B, ...), in the dtype of `sample`; computed in float64."""
         flat = sample.flatten(1).double()
         timestep = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        alpha_prod_t = broadcast_to_sample(self.alphas_cumprod[timestep], flat)
+        alpha_prod_t = broadcast_to_sample(self.alpha_bar_table[timestep], flat)
         original = self.pred_original(flat, alpha_prod_t)
         at_t = scales(alpha_prod_t)
         epsilon = (flat - at_t.signal * original) / at_t.noise

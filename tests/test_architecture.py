@@ -1,0 +1,55 @@
+"""The rule of the house: imports inside the package go one way, downwards."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "ddpm_from_scratch"
+# hub stands below the pipeline, because a pipeline saves itself in the hub's layout.
+LEVELS = {
+    "noise_schedules": 0, "diffusion": 0, "models": 0, "metrics": 0, "plots": 0,
+    "objectives": 1, "toy_data": 1, "scheduling_ddpm_from_scratch": 1, "hub": 1,
+    "pipeline_ddpm_from_scratch": 2, "__init__": 3,
+}  # fmt: skip
+ONLY_FOR_TRAINING = {"accelerate", "datasets", "transformers", "sklearn", "yaml", "tqdm"}
+
+
+def upward_imports(name, code, levels):
+    """Return the modules of the package that `name` imports from its own level or above, and forbidden libraries."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            modules = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            found += [module for module in modules if levels[module] >= levels[name]]
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+            roots = {module.split(".")[0] for module in names}
+            found += roots & (ONLY_FOR_TRAINING | {"ddpm_from_scratch"})
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_go_down(path):
+    assert path.stem in LEVELS, f"{path.name} has no level: add it to the house and to this test"
+    assert not upward_imports(path.stem, path.read_text(), LEVELS)
+
+
+def test_the_rule_finds_an_upward_import():
+    for code in ("from .pipeline_ddpm_from_scratch import X", "from .hub import X", "import accelerate.utils", "from . import toy_data"):
+        assert upward_imports("objectives", code, LEVELS)
+    assert not upward_imports("objectives", "from .diffusion import scales\nimport torch", LEVELS)
+
+
+def test_matplotlib_is_imported_inside_functions_only():
+    for path in SOURCE.glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "matplotlib" not in ast.unparse(node), path.name
+
+
+def test_every_public_function_and_class_has_a_docstring():
+    for path in SOURCE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"

@@ -1,0 +1,103 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_from_scratch import MODEL_CONFIGS, build_model, load_model_config, metrics, model_config, plots
+from ddpm_from_scratch.toy_data import swiss_roll
+
+PARAMETERS = {
+    "digits": 634_273, "small-32": 6_472_195, "ddpm-cifar10": 35_746_307, "ddpm-256": 113_673_219, "points": 166_786,
+    "tiny": 44_969,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODEL_CONFIGS)
+def test_named_models_have_the_parameters_of_the_readme(name):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in build_model(model_config(name)).parameters()) == PARAMETERS[name]
+
+
+def test_config_by_name_json_file_and_folder(tmp_path):
+    config = model_config("tiny", sample_size=16, channels=3)
+    assert (config["sample_size"], config["in_channels"], config["out_channels"]) == (16, 3, 3)
+    build_model(config).save_pretrained(tmp_path / "folder")
+    (tmp_path / "tiny.json").write_text(json.dumps(config))
+    for source in (tmp_path / "folder", tmp_path / "tiny.json"):
+        loaded = load_model_config(str(source))
+        assert sum(p.numel() for p in build_model(loaded).parameters()) == sum(p.numel() for p in build_model(config).parameters())
+
+
+@pytest.mark.parametrize("content", [None, "not json", "[1]"])
+def test_config_that_is_none_is_named(tmp_path, content):
+    path = tmp_path / "model.json"
+    if content:
+        path.write_text(content)
+    with pytest.raises(ValueError, match="model config"):
+        load_model_config(str(path))
+
+
+def test_point_denoiser_embeds_one_time_like_many(generator):
+    model = build_model(model_config("points"))
+    x = torch.randn(5, 2, generator=generator)
+    torch.testing.assert_close(model(x, 7).sample, model(x, torch.full((5,), 7)).sample)
+
+
+def test_sliced_w2_of_shifted_sets_is_the_shift_over_root_dimension(generator):
+    x = torch.randn(2000, 4, generator=generator)
+    assert metrics.sliced_wasserstein(x, x) == 0
+    shift = torch.tensor([3.0, 0, 0, 0])  # E (w . shift)^2 = |shift|^2 / D over unit directions
+    assert metrics.sliced_wasserstein(x, x + shift, num_projections=4000) == pytest.approx(1.5, rel=0.03)
+
+
+def test_sliced_w2_of_sets_of_different_size_falls_with_size(generator):
+    floors = [
+        metrics.sliced_wasserstein(*(torch.randn(n, 3, generator=generator) for n in sizes))
+        for sizes in ((100, 250), (10_000, 25_000))
+    ]
+    assert floors[0] > 5 * floors[1]
+
+
+def test_frechet_distance_of_gaussians_is_the_closed_form(generator):
+    x = torch.randn(50_000, 2, generator=generator).double()
+    x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))).T  # covariance I, mean 0
+    y = x * torch.tensor([2.0, 3.0]) + torch.tensor([1.0, 0.0])
+    assert metrics.frechet_distance(x, y) == pytest.approx(1 + 1 + 4, rel=1e-6)
+    assert metrics.frechet_distance(x[:, :1], x[:, :1]) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", [metrics.sliced_wasserstein, metrics.frechet_distance])
+@pytest.mark.parametrize("wrong", [torch.zeros(5), torch.zeros(5, 3), torch.full((5, 2), float("nan")), torch.zeros(1, 2)])
+def test_metrics_refuse_what_they_cannot_compare(metric, wrong):
+    with pytest.raises(ValueError, match="must be|not finite|has"):
+        metric(wrong, torch.zeros(5, 2))
+
+
+def test_swiss_roll_is_standardised(generator):
+    points = swiss_roll(100_000, generator)
+    torch.testing.assert_close(points.mean(0), torch.zeros(2), rtol=0, atol=0.02)
+    torch.testing.assert_close(points.var(0), torch.ones(2), rtol=0, atol=0.02)
+    assert torch.cdist(points[:500], points[500:20_000]).min(1).values.max() < 0.05  # a curve, not a cloud
+
+
+def test_grid_places_images_row_by_row():
+    images = np.stack([np.full((2, 2, 1), v) for v in (0.0, 1.0, 0.2)])
+    grid = np.asarray(plots.sample_grid(images, columns=2, pixel_size=3, gap=1))
+    assert grid.shape == (13, 13)
+    assert (grid[0, 0], grid[0, 7], grid[7, 0], grid[0, 6], grid[12, 12]) == (0, 255, 51, 127, 127)
+    with pytest.raises(ValueError, match="images have shape"):
+        plots.sample_grid(images[..., 0])
+
+
+def test_charts_are_written(tmp_path):
+    plots.loss_curve(range(100), np.linspace(1, 0.1, 100), tmp_path / "loss.png")
+    plots.point_cloud(np.zeros((5, 2)), tmp_path / "points.png", np.ones((5, 2)))
+    for name in ("loss.png", "points.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size[0] > 300
+    with pytest.raises(ValueError, match="points have shape"):
+        plots.point_cloud(np.zeros((5, 3)), tmp_path / "x.png")
+    with pytest.raises(ValueError, match="one loss for each step"):
+        plots.loss_curve([1], [], tmp_path / "x.png")
