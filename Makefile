@@ -1,13 +1,14 @@
 # Two commands set everything up: `make train` and `make test`. Both make .venv first if it is missing.
 PYTHON ?= python3
 VENV := .venv
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .PHONY: train test lint format install clean
 
 train: $(INSTALLED)
-	$(BIN)/accelerate launch training/train.py --config training/configs/digits.yaml --overwrite_output_dir
+	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(CORES) training/train.py --config training/configs/digits.yaml --overwrite_output_dir
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -22,9 +22,15 @@ def generator():
 
 
 TINY = [
-    "--dataset_name=digits", "--model_config_name_or_path=tiny", "--train_batch_size=16", "--lr_warmup_steps=2",
-    "--ddpm_num_steps=20", "--eval_batch_size=4", "--logging_steps=1", "--max_train_steps=4",
-]  # fmt: skip
+    "--dataset_name=digits",
+    "--model_config_name_or_path=tiny",
+    "--train_batch_size=16",
+    "--lr_warmup_steps=2",
+    "--ddpm_num_steps=20",
+    "--eval_batch_size=4",
+    "--logging_steps=1",
+    "--max_train_steps=4",
+]
 
 
 def run_training(output_dir, *flags, launcher=(), env=None, check=True):
@@ -43,7 +49,12 @@ def tiny_run(tmp_path_factory):
     """The output folder of a short training run: two checkpoints, EMA, evaluation."""
     folder = tmp_path_factory.mktemp("run") / "digits"
     run_training(
-        folder, "--use_ema", "--prediction_type=v_prediction", "--ddpm_beta_schedule=squaredcos_cap_v2",
-        "--checkpointing_steps=2", "--evaluation_samples=8", "--seed=3",
-    )  # fmt: skip
+        folder,
+        "--use_ema",
+        "--prediction_type=v_prediction",
+        "--ddpm_beta_schedule=squaredcos_cap_v2",
+        "--checkpointing_steps=2",
+        "--evaluation_samples=8",
+        "--seed=3",
+    )
     return folder

@@ -8,15 +8,24 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "ddpm_from_scratch"
 # hub stands below the pipeline, because a pipeline saves itself in the hub's layout.
 LEVELS = {
-    "noise_schedules": 0, "diffusion": 0, "models": 0, "metrics": 0, "plots": 0,
-    "objectives": 1, "toy_data": 1, "scheduling_ddpm_from_scratch": 1, "hub": 1,
-    "pipeline_ddpm_from_scratch": 2, "__init__": 3,
-}  # fmt: skip
+    "noise_schedules": 0,
+    "diffusion": 0,
+    "models": 0,
+    "metrics": 0,
+    "plots": 0,
+    "objectives": 1,
+    "toy_data": 1,
+    "scheduling_ddpm_from_scratch": 1,
+    "hub": 1,
+    "pipeline_ddpm_from_scratch": 2,
+    "__init__": 3,
+}
 ONLY_FOR_TRAINING = {"accelerate", "datasets", "transformers", "sklearn", "yaml", "tqdm"}
 
 
 def upward_imports(name, code, levels):
-    """Return the modules of the package that `name` imports from its own level or above, and forbidden libraries."""
+    """Return the modules of the package that `name` imports from its own level or above, and forbidden
+    libraries."""
     found = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -36,7 +45,12 @@ def test_imports_go_down(path):
 
 
 def test_the_rule_finds_an_upward_import():
-    for code in ("from .pipeline_ddpm_from_scratch import X", "from .hub import X", "import accelerate.utils", "from . import toy_data"):
+    for code in (
+        "from .pipeline_ddpm_from_scratch import X",
+        "from .hub import X",
+        "import accelerate.utils",
+        "from . import toy_data",
+    ):
         assert upward_imports("objectives", code, LEVELS)
     assert not upward_imports("objectives", "from .diffusion import scales\nimport torch", LEVELS)
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from config import TrainingConfig
 from data import DataError, PositionDataset, decode_image, load_training_data
-from PIL import Image
 
 
 @pytest.fixture
@@ -24,12 +25,19 @@ def batches_of(data, batch_size, rank=0, world_size=1, start=0, workers=0, count
 
 
 def load(folder, resolution=16, channels=None, cache=None, **options):
-    return load_training_data(TrainingConfig(train_data_dir=str(folder), cache_dir=cache, **options), resolution, channels)
+    return load_training_data(
+        TrainingConfig(train_data_dir=str(folder), cache_dir=cache, **options), resolution, channels
+    )
 
 
 def test_digits_are_split_by_class_and_scaled():
     data = load_training_data(TrainingConfig(dataset_name="digits", label_column="label"), None, None)
-    assert (data.num_samples, len(data.held_out), data.sample_shape, data.num_classes) == (1437, 360, (1, 8, 8), 10)
+    assert (data.num_samples, len(data.held_out), data.sample_shape, data.num_classes) == (
+        1437,
+        360,
+        (1, 8, 8),
+        10,
+    )
     assert float(data.dataset.samples.min()) == -1 and float(data.dataset.samples.max()) == 1
 
 
@@ -77,7 +85,12 @@ def test_grey_images_have_one_channel(image_folder, tmp_path):
 
 
 def test_stream_gives_every_image_once_an_epoch(image_folder, tmp_path):
-    options = {"streaming": True, "max_train_steps": 1, "center_crop": True, "cache_dir": str(tmp_path / "cache")}
+    options = {
+        "streaming": True,
+        "max_train_steps": 1,
+        "center_crop": True,
+        "cache_dir": str(tmp_path / "cache"),
+    }
     data = load_training_data(TrainingConfig(train_data_dir=str(image_folder), **options), 16, 3)
     assert data.num_samples is None
     first, second = (batch["samples"] for batch in batches_of(data, 6, count=2))
@@ -91,10 +104,14 @@ def test_dataset_on_disk_with_array_columns_of_any_channels(tmp_path):
     import datasets
 
     arrays = [np.full((8, 8, 5), value, dtype=np.uint8).tolist() for value in (0, 255)]
-    features = datasets.Features({"pixels": datasets.Array3D((8, 8, 5), "uint8"), "kind": datasets.Value("string")})
+    features = datasets.Features(
+        {"pixels": datasets.Array3D((8, 8, 5), "uint8"), "kind": datasets.Value("string")}
+    )
     rows = datasets.Dataset.from_dict({"pixels": arrays, "kind": ["x", "y"]}, features=features)
     rows.save_to_disk(tmp_path / "rows")
-    config = TrainingConfig(dataset_name=str(tmp_path / "rows"), image_column="pixels", label_column="kind", channels=5)
+    config = TrainingConfig(
+        dataset_name=str(tmp_path / "rows"), image_column="pixels", label_column="kind", channels=5
+    )
     data = load_training_data(config, 8, 5)
     assert (data.sample_shape, data.num_classes) == ((5, 8, 8), 2)
     batch = batches_of(data, 2, count=1)[0]
@@ -115,7 +132,9 @@ def test_missing_folder_column_and_dataset_are_named(image_folder, tmp_path):
     for folder in (tmp_path / "nowhere", tmp_path / "empty"):
         with pytest.raises(DataError, match="--train_data_dir"):
             load(folder, cache=cache)
-    with pytest.raises(DataError, match="--image_column is 'picture', but the data set has the columns image"):
+    with pytest.raises(
+        DataError, match="--image_column is 'picture', but the data set has the columns image"
+    ):
         load(image_folder, cache=cache, image_column="picture")
     with pytest.raises(DataError, match="--label_column is 'kind'"):
         load(image_folder, cache=cache, label_column="kind")

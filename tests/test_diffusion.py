@@ -18,7 +18,11 @@ def make(shape, generator):
 def test_conversions_invert_the_training_target(shape, prediction_type, generator):
     x0, eps, at_t, xt = make(shape, generator)
     output = d.training_target(x0, eps, at_t, prediction_type)
-    for convert, truth in ((d.to_original, x0), (d.to_epsilon, eps), (d.to_velocity, d.velocity(x0, eps, at_t))):
+    for convert, truth in (
+        (d.to_original, x0),
+        (d.to_epsilon, eps),
+        (d.to_velocity, d.velocity(x0, eps, at_t)),
+    ):
         torch.testing.assert_close(convert(output, xt, at_t, prediction_type), truth, rtol=0, atol=1e-6)
 
 

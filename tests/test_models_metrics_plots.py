@@ -9,9 +9,13 @@ from ddpm_from_scratch import MODEL_CONFIGS, build_model, load_model_config, met
 from ddpm_from_scratch.toy_data import swiss_roll
 
 PARAMETERS = {
-    "digits": 634_273, "small-32": 6_472_195, "ddpm-cifar10": 35_746_307, "ddpm-256": 113_673_219, "points": 166_786,
+    "digits": 634_273,
+    "small-32": 6_472_195,
+    "ddpm-cifar10": 35_746_307,
+    "ddpm-256": 113_673_219,
+    "points": 166_786,
     "tiny": 44_969,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MODEL_CONFIGS)
@@ -27,7 +31,9 @@ def test_config_by_name_json_file_and_folder(tmp_path):
     (tmp_path / "tiny.json").write_text(json.dumps(config))
     for source in (tmp_path / "folder", tmp_path / "tiny.json"):
         loaded = load_model_config(str(source))
-        assert sum(p.numel() for p in build_model(loaded).parameters()) == sum(p.numel() for p in build_model(config).parameters())
+        assert sum(p.numel() for p in build_model(loaded).parameters()) == sum(
+            p.numel() for p in build_model(config).parameters()
+        )
 
 
 @pytest.mark.parametrize("content", [None, "not json", "[1]"])
@@ -69,7 +75,9 @@ def test_frechet_distance_of_gaussians_is_the_closed_form(generator):
 
 
 @pytest.mark.parametrize("metric", [metrics.sliced_wasserstein, metrics.frechet_distance])
-@pytest.mark.parametrize("wrong", [torch.zeros(5), torch.zeros(5, 3), torch.full((5, 2), float("nan")), torch.zeros(1, 2)])
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(5), torch.zeros(5, 3), torch.full((5, 2), float("nan")), torch.zeros(1, 2)]
+)
 def test_metrics_refuse_what_they_cannot_compare(metric, wrong):
     with pytest.raises(ValueError, match="must be|not finite|has"):
         metric(wrong, torch.zeros(5, 2))

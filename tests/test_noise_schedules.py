@@ -39,7 +39,10 @@ def test_cap_bounds_the_cosine_betas():
 
 def test_sigmoid_alpha_bar_with_larger_tau_is_closer_to_linear_in_time():
     time = (torch.arange(1000).double() + 1) / 1000
-    bend = [float((alphas_cumprod("sigmoid_alpha_bar", sigmoid_tau=tau) - (1 - time)).abs().max()) for tau in (0.5, 1, 4)]
+    bend = [
+        float((alphas_cumprod("sigmoid_alpha_bar", sigmoid_tau=tau) - (1 - time)).abs().max())
+        for tau in (0.5, 1, 4)
+    ]
     assert bend[0] > bend[1] > bend[2]
     assert bend[2] < 0.01
 

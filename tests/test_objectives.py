@@ -16,7 +16,8 @@ class Linear(torch.nn.Module):
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_min_snr_weights_give_the_same_loss_in_x0_units(prediction_type, generator):
-    """The weight on the network's own error equals min(SNR, gamma) on the error of x_0, for every prediction type."""
+    """The weight on the network's own error equals min(SNR, gamma) on the error of x_0, for every prediction
+    type."""
     scheduler = DDPMScheduler(prediction_type=prediction_type)
     x0, noise = (torch.randn(6, 2, generator=generator) for _ in range(2))
     timesteps = torch.tensor([1, 100, 300, 500, 700, 900])
@@ -26,7 +27,9 @@ def test_min_snr_weights_give_the_same_loss_in_x0_units(prediction_type, generat
     xt = scheduler.add_noise(x0, noise, timesteps)
     estimate = to_original(0.3 * xt + 0.1, xt, at_t, prediction_type)
     expected = (alphas / (1 - alphas)).clamp(max=5) * (estimate - x0).square().mean(1)
-    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)  # x_0 from epsilon loses digits at small SNR
+    torch.testing.assert_close(
+        losses, expected, rtol=1e-3, atol=1e-4
+    )  # x_0 from epsilon loses digits at small SNR
 
 
 def test_min_snr_of_epsilon_is_finite_without_signal():
@@ -36,7 +39,9 @@ def test_min_snr_of_epsilon_is_finite_without_signal():
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_exact_network_has_the_smallest_loss(prediction_type, generator):
     scheduler = DDPMFromScratchScheduler(prediction_type=prediction_type)
-    exact = GaussianDenoiser([0.0, 0.0], [[0.5, 0.2], [0.2, 0.5]], scheduler.alphas_cumprod.tolist(), prediction_type)
+    exact = GaussianDenoiser(
+        [0.0, 0.0], [[0.5, 0.2], [0.2, 0.5]], scheduler.alphas_cumprod.tolist(), prediction_type
+    )
     factor = torch.linalg.cholesky(torch.tensor([[0.5, 0.2], [0.2, 0.5]]))
     x0 = torch.randn(20_000, 2, generator=generator) @ factor.T
     noise = torch.randn(x0.shape, generator=generator)
@@ -55,7 +60,10 @@ def test_stratified_timesteps_hit_every_stratum_once(generator):
 
 
 def test_parts_of_a_batch_make_up_the_strata_of_the_whole(generator):
-    parts = [objectives.stratified_timesteps(8, 1000, generator, first_stratum=8 * i, num_strata=32) for i in range(4)]
+    parts = [
+        objectives.stratified_timesteps(8, 1000, generator, first_stratum=8 * i, num_strata=32)
+        for i in range(4)
+    ]
     assert torch.equal(torch.cat(parts) * 32 // 1000, torch.arange(32))
     with pytest.raises(ValueError, match="strata"):
         objectives.stratified_timesteps(8, 1000, first_stratum=30, num_strata=32)

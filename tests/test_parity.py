@@ -34,8 +34,14 @@ def stock_is_wrong(config, chain, t):
 @pytest.mark.parametrize("beta_schedule", SCHEDULES)
 def test_step_is_bit_equal(beta_schedule, prediction_type, generator):
     compared = 0
-    for variance_type, spacing, clip, steps in itertools.product(VARIANCES, SPACINGS, CLIPS, (1, 7, 50, 1000)):
-        config = {"beta_schedule": beta_schedule, "prediction_type": prediction_type, "variance_type": variance_type}
+    for variance_type, spacing, clip, steps in itertools.product(
+        VARIANCES, SPACINGS, CLIPS, (1, 7, 50, 1000)
+    ):
+        config = {
+            "beta_schedule": beta_schedule,
+            "prediction_type": prediction_type,
+            "variance_type": variance_type,
+        }
         stock, ours = pair(timestep_spacing=spacing, **config, **clip)
         stock.set_timesteps(steps)
         ours.set_timesteps(steps)
@@ -50,19 +56,28 @@ def test_step_is_bit_equal(beta_schedule, prediction_type, generator):
                 output = torch.randn(shape[0], channels, *shape[2:], generator=generator)
                 a = stock.step(output, t, sample, generator=seeded())
                 b = ours.step(output, t, sample, generator=seeded())
-                assert torch.equal(a.pred_original_sample, b.pred_original_sample), (config, spacing, clip, steps, t)
+                assert torch.equal(a.pred_original_sample, b.pred_original_sample), (
+                    config,
+                    spacing,
+                    clip,
+                    steps,
+                    t,
+                )
                 if not stock_is_wrong(config, chain, t):
                     assert torch.equal(a.prev_sample, b.prev_sample), (config, spacing, clip, steps, t)
                     compared += 1
     assert compared > 400
 
 
-@pytest.mark.parametrize("config", [
-    {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"},
-    {"num_train_timesteps": 37, "beta_start": 0.001, "beta_end": 0.3},
-    {"trained_betas": [0.01, 0.02, 0.3], "num_train_timesteps": 3},
-    *({"beta_schedule": name} for name in SCHEDULES),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"},
+        {"num_train_timesteps": 37, "beta_start": 0.001, "beta_end": 0.3},
+        {"trained_betas": [0.01, 0.02, 0.3], "num_train_timesteps": 3},
+        *({"beta_schedule": name} for name in SCHEDULES),
+    ],
+)
 def test_tables_are_bit_equal(config):
     stock, ours = pair(**config)
     for table in ("betas", "alphas", "alphas_cumprod", "timesteps"):
@@ -88,7 +103,9 @@ def test_timesteps_are_equal_for_every_number_of_steps(spacing, steps_offset):
         stock.set_timesteps(steps)
         ours.set_timesteps(steps)
         chain = ours.timesteps
-        assert len(chain) == steps and bool((chain[:-1] > chain[1:]).all()) and 0 <= chain[-1] <= chain[0] <= 999
+        assert (
+            len(chain) == steps and bool((chain[:-1] > chain[1:]).all()) and 0 <= chain[-1] <= chain[0] <= 999
+        )
         different += not torch.equal(stock.timesteps, chain)
     assert different == (62 if spacing == "trailing" else 0)  # defect 1: stock returns one timestep too many
 
@@ -131,7 +148,8 @@ def test_half_precision_step_is_close(prediction_type, dtype, tolerance, generat
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_add_noise_keeps_the_noise_of_small_timesteps(dtype):
-    """Defect 8: stock rounds alpha-bar to half before 1 - alpha-bar, so the first timesteps get no noise at all."""
+    """Defect 8: stock rounds alpha-bar to half before 1 - alpha-bar, so the first timesteps get no noise at
+    all."""
     stock, ours = pair()
     zeros, ones, first = torch.zeros(1, 4, dtype=dtype), torch.ones(1, 4, dtype=dtype), torch.tensor([0])
     assert float(stock.add_noise(zeros, ones, first)[0, 0]) == 0
@@ -139,7 +157,10 @@ def test_half_precision_add_noise_keeps_the_noise_of_small_timesteps(dtype):
 
 
 def test_the_fifteen_keys_have_the_same_names_order_and_defaults():
-    stock, ours = (list(inspect.signature(c.__init__).parameters.values())[1:] for c in (DDPMScheduler, DDPMFromScratchScheduler))
+    stock, ours = (
+        list(inspect.signature(c.__init__).parameters.values())[1:]
+        for c in (DDPMScheduler, DDPMFromScratchScheduler)
+    )
     assert len(stock) == 15
     for a, b in zip(stock, ours, strict=False):
         assert (a.name, a.default) == (b.name, b.default)

@@ -2,8 +2,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler,
-)  # fmt: skip
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
 from PIL import Image
 
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
@@ -17,7 +22,8 @@ def seeded(seed=0):
 def make_pipeline(name="tiny", scheduler=None, **overrides):
     torch.manual_seed(0)
     pipeline = DDPMFromScratchPipeline(
-        build_model(model_config(name, **overrides)).eval(), scheduler or DDPMFromScratchScheduler(num_train_timesteps=20)
+        build_model(model_config(name, **overrides)).eval(),
+        scheduler or DDPMFromScratchScheduler(num_train_timesteps=20),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -31,7 +37,9 @@ def test_images_equal_the_stock_pipeline():
         a = ours(2, seeded(), 10, output_type=output_type).images
         b = stock(2, seeded(), 10, output_type=output_type).images
         assert np.array_equal(a, b)
-    assert np.array_equal(np.asarray(ours(1, seeded(), 10).images[0]), np.asarray(stock(1, seeded(), 10).images[0]))
+    assert np.array_equal(
+        np.asarray(ours(1, seeded(), 10).images[0]), np.asarray(stock(1, seeded(), 10).images[0])
+    )
 
 
 def test_default_visits_all_training_timesteps():
@@ -40,13 +48,27 @@ def test_default_visits_all_training_timesteps():
     assert seen == list(range(19, -1, -1))
 
 
-@pytest.mark.parametrize("scheduler", [DDPMFromScratchScheduler, DDIMScheduler, EulerDiscreteScheduler,
-                                       HeunDiscreteScheduler, DPMSolverMultistepScheduler])  # fmt: skip
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDPMFromScratchScheduler,
+        DDIMScheduler,
+        EulerDiscreteScheduler,
+        HeunDiscreteScheduler,
+        DPMSolverMultistepScheduler,
+    ],
+)
 def test_any_scheduler_gives_the_data_distribution(scheduler):
-    """Exact network for data with std 0.5: a loop that forgets init_noise_sigma or scale_model_input is far off."""
+    """Exact network for data with std 0.5: a loop that forgets init_noise_sigma or scale_model_input is far
+    off."""
     config = {"timestep_spacing": "linspace"} | ({"clip_sample": False} if "DD" in scheduler.__name__ else {})
     swapped = scheduler(**config)
-    model = GaussianDenoiser([0.2] * 4, np.diag([0.25] * 4).tolist(), DDPMScheduler().alphas_cumprod.tolist(), sample_shape=(1, 2, 2))
+    model = GaussianDenoiser(
+        [0.2] * 4,
+        np.diag([0.25] * 4).tolist(),
+        DDPMScheduler().alphas_cumprod.tolist(),
+        sample_shape=(1, 2, 2),
+    )
     pipeline = DDPMFromScratchPipeline(model, swapped)
     pipeline.set_progress_bar_config(disable=True)
     final = pipeline(4000, seeded(), 100, return_trajectory=True, output_type="np").trajectory[-1]
@@ -83,7 +105,9 @@ def test_generator_list_makes_a_sample_independent_of_the_batch():
 
 
 def test_callback_can_replace_the_latents():
-    images = make_pipeline()(1, seeded(), 5, output_type="pt", callback_on_step_end=lambda *a: {"latents": torch.zeros(1, 1, 8, 8)}).images
+    images = make_pipeline()(
+        1, seeded(), 5, output_type="pt", callback_on_step_end=lambda *a: {"latents": torch.zeros(1, 1, 8, 8)}
+    ).images
     assert torch.equal(images, torch.full((1, 1, 8, 8), 0.5))
 
 
@@ -117,17 +141,27 @@ def test_points_are_sampled_and_saved(tmp_path):
 
 
 def test_learned_variance_network_runs_under_schedulers_without_one():
-    pipeline = make_pipeline(out_channels=2, scheduler=DDPMFromScratchScheduler(variance_type="learned_range"))
+    pipeline = make_pipeline(
+        out_channels=2, scheduler=DDPMFromScratchScheduler(variance_type="learned_range")
+    )
     assert pipeline(1, seeded(), 3, output_type="pt").images.shape == (1, 1, 8, 8)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     assert pipeline(1, seeded(), 3, output_type="pt").images.shape == (1, 1, 8, 8)
 
 
-@pytest.mark.parametrize("arguments", [
-    {"batch_size": 0}, {"batch_size": 1.5}, {"batch_size": 3, "generator": [seeded()]}, {"output_type": "jpg"},
-    {"batch_size": 2, "latents": torch.zeros(1, 1, 8, 8)}, {"callback_on_step_end_tensor_inputs": ["noise"]},
-    {"num_inference_steps": 0}, {"num_inference_steps": 21},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_size": 0},
+        {"batch_size": 1.5},
+        {"batch_size": 3, "generator": [seeded()]},
+        {"output_type": "jpg"},
+        {"batch_size": 2, "latents": torch.zeros(1, 1, 8, 8)},
+        {"callback_on_step_end_tensor_inputs": ["noise"]},
+        {"num_inference_steps": 0},
+        {"num_inference_steps": 21},
+    ],
+)
 def test_wrong_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match="must be|give one|make them|only"):
         make_pipeline()(**arguments)

@@ -10,13 +10,27 @@ from ddpm_from_scratch import DDPMFromScratchScheduler
 X = torch.zeros(2, 3, 4, 4)
 
 
-@pytest.mark.parametrize("config", [
-    {"num_train_timesteps": 0}, {"num_train_timesteps": True}, {"num_train_timesteps": "1000"},
-    {"beta_end": 1.7}, {"beta_start": -1.0}, {"beta_start": float("nan")},
-    {"trained_betas": [0.1] * 9}, {"variance_type": "small"}, {"prediction_type": "velocity"},
-    {"timestep_spacing": "even"}, {"steps_offset": -1}, {"steps_offset": 0.5}, {"clip_sample_range": -1.0},
-    {"sample_max_value": 0.5}, {"dynamic_thresholding_ratio": 1.5}, {"clip_sample_range": float("nan")},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_train_timesteps": 0},
+        {"num_train_timesteps": True},
+        {"num_train_timesteps": "1000"},
+        {"beta_end": 1.7},
+        {"beta_start": -1.0},
+        {"beta_start": float("nan")},
+        {"trained_betas": [0.1] * 9},
+        {"variance_type": "small"},
+        {"prediction_type": "velocity"},
+        {"timestep_spacing": "even"},
+        {"steps_offset": -1},
+        {"steps_offset": 0.5},
+        {"clip_sample_range": -1.0},
+        {"sample_max_value": 0.5},
+        {"dynamic_thresholding_ratio": 1.5},
+        {"clip_sample_range": float("nan")},
+    ],
+)
 def test_constructor_refuses_and_names(config):
     with pytest.raises((ValueError, TypeError), match="must be|trained_betas"):
         DDPMFromScratchScheduler(**config)
@@ -27,12 +41,25 @@ def test_unknown_schedule_is_the_error_of_stock():
         DDPMFromScratchScheduler(beta_schedule="cosine")
 
 
-@pytest.mark.parametrize("arguments", [
-    {}, {"num_inference_steps": 0}, {"num_inference_steps": -5}, {"num_inference_steps": 1001},
-    {"num_inference_steps": 2.5}, {"num_inference_steps": "10"}, {"num_inference_steps": True},
-    {"num_inference_steps": 10, "timesteps": [1, 0]}, {"timesteps": []}, {"timesteps": [1, 2]},
-    {"timesteps": [2, 2]}, {"timesteps": [1000, 0]}, {"timesteps": [5, -1]}, {"timesteps": [5, 2.5]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"num_inference_steps": 0},
+        {"num_inference_steps": -5},
+        {"num_inference_steps": 1001},
+        {"num_inference_steps": 2.5},
+        {"num_inference_steps": "10"},
+        {"num_inference_steps": True},
+        {"num_inference_steps": 10, "timesteps": [1, 0]},
+        {"timesteps": []},
+        {"timesteps": [1, 2]},
+        {"timesteps": [2, 2]},
+        {"timesteps": [1000, 0]},
+        {"timesteps": [5, -1]},
+        {"timesteps": [5, 2.5]},
+    ],
+)
 def test_set_timesteps_refuses(arguments):
     with pytest.raises((ValueError, TypeError)):
         DDPMFromScratchScheduler().set_timesteps(**arguments)
@@ -72,7 +99,9 @@ def test_step_refuses_a_timestep_outside_the_chain_and_names_the_channels():
 def test_fixed_large_log_equals_fixed_large(generator):
     """Defect 4: stock takes the square root of a log-variance and returns NaN."""
     results = [
-        DDPMFromScratchScheduler(variance_type=kind).step(X, 500, X, generator=torch.Generator().manual_seed(0))
+        DDPMFromScratchScheduler(variance_type=kind).step(
+            X, 500, X, generator=torch.Generator().manual_seed(0)
+        )
         for kind in ("fixed_large", "fixed_large_log")
     ]
     torch.testing.assert_close(results[0].prev_sample, results[1].prev_sample)
@@ -90,7 +119,9 @@ def test_thresholding_takes_points_and_keeps_the_quantile():
     scheduler = DDPMFromScratchScheduler(
         thresholding=True, sample_max_value=10.0, prediction_type="sample", dynamic_thresholding_ratio=1.0
     )
-    original = scheduler.step(torch.tensor([[4.0, -2.0], [0.5, 0.1]]), 500, torch.zeros(2, 2)).pred_original_sample
+    original = scheduler.step(
+        torch.tensor([[4.0, -2.0], [0.5, 0.1]]), 500, torch.zeros(2, 2)
+    ).pred_original_sample
     torch.testing.assert_close(original, torch.tensor([[1.0, -0.5], [0.5, 0.1]]))
 
 
@@ -109,7 +140,9 @@ def test_changing_the_variance_type_in_the_config_takes_effect():
     large.set_timesteps(10)
     scheduler.register_to_config(variance_type="fixed_large")
     assert scheduler.variance_type == "fixed_large"
-    a, b = (s.step(X, 500, X, generator=torch.Generator().manual_seed(0)).prev_sample for s in (scheduler, large))
+    a, b = (
+        s.step(X, 500, X, generator=torch.Generator().manual_seed(0)).prev_sample for s in (scheduler, large)
+    )
     assert torch.equal(a, b)
 
 
@@ -122,7 +155,9 @@ def test_previous_timestep_and_length():
 
 @pytest.mark.parametrize("other", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler])
 def test_config_survives_the_way_to_another_scheduler_and_back(other):
-    ours = DDPMFromScratchScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", cosine_s=0.02)
+    ours = DDPMFromScratchScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", cosine_s=0.02
+    )
     back = DDPMFromScratchScheduler.from_config(other.from_config(ours.config).config)
     for key in ("beta_schedule", "prediction_type", "cosine_s", "clip_sample", "variance_type"):
         assert back.config[key] == ours.config[key], key
@@ -132,7 +167,11 @@ def test_config_survives_the_way_to_another_scheduler_and_back(other):
 def test_saved_pickled_and_copied_schedulers_step_alike(tmp_path):
     scheduler = DDPMFromScratchScheduler(beta_schedule="sigmoid_alpha_bar", sigmoid_tau=0.7)
     scheduler.save_pretrained(tmp_path)
-    copies = [DDPMFromScratchScheduler.from_pretrained(tmp_path), pickle.loads(pickle.dumps(scheduler)), copy.deepcopy(scheduler)]
+    copies = [
+        DDPMFromScratchScheduler.from_pretrained(tmp_path),
+        pickle.loads(pickle.dumps(scheduler)),
+        copy.deepcopy(scheduler),
+    ]
     output = torch.ones_like(X)
     expected = scheduler.step(output, 500, X, generator=torch.Generator().manual_seed(0)).prev_sample
     for other in copies:

@@ -1,4 +1,5 @@
-"""The sampler against closed form: with the exact network for Gaussian data, samples must have its mean and covariance."""
+"""The sampler against closed form: with the exact network for Gaussian data, samples must have its mean and
+covariance."""
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ def exact_pipeline(prediction_type="epsilon", **config):
 
 
 def reverse_moments(scheduler):
-    """Return the mean and covariance that the discrete reverse chain gives with the exact network, in closed form."""
+    """Return the mean and covariance that the discrete reverse chain gives with the exact network, in closed
+    form."""
     covariance = torch.tensor(COVARIANCE, dtype=torch.float64)
     mean0 = torch.tensor(MEAN, dtype=torch.float64)
     table = scheduler.alphas_cumprod.double()
@@ -39,11 +41,14 @@ def reverse_moments(scheduler):
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-@pytest.mark.parametrize("config", [
-    {"timestep_spacing": "trailing"},
-    {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"},
-    {"beta_schedule": "sigmoid_alpha_bar", "timestep_spacing": "trailing"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"timestep_spacing": "trailing"},
+        {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"},
+        {"beta_schedule": "sigmoid_alpha_bar", "timestep_spacing": "trailing"},
+    ],
+)
 def test_samples_of_a_gaussian_have_its_mean_and_covariance(prediction_type, config):
     pipeline = exact_pipeline(prediction_type, **config)
     source = torch.Generator().manual_seed(1)
@@ -51,7 +56,9 @@ def test_samples_of_a_gaussian_have_its_mean_and_covariance(prediction_type, con
     mean, covariance = reverse_moments(pipeline.scheduler)
     # 5 standard errors of a mean and of a (co)variance below 0.7
     torch.testing.assert_close(points.mean(0), mean, rtol=0, atol=5 * (0.7 / NUM_SAMPLES) ** 0.5)
-    torch.testing.assert_close(torch.cov(points.T), covariance, rtol=0, atol=5 * 0.7 * (2 / NUM_SAMPLES) ** 0.5)
+    torch.testing.assert_close(
+        torch.cov(points.T), covariance, rtol=0, atol=5 * 0.7 * (2 / NUM_SAMPLES) ** 0.5
+    )
     # and the chain itself is close to the data: what is left is the discretisation of 100 steps
     torch.testing.assert_close(mean, torch.tensor(MEAN, dtype=torch.float64), rtol=0, atol=0.01)
     torch.testing.assert_close(covariance, torch.tensor(COVARIANCE, dtype=torch.float64), rtol=0, atol=0.06)
@@ -74,6 +81,8 @@ def test_fixed_large_adds_no_noise_to_the_final_sample():
     scheduler.set_timesteps(10)
     last = int(scheduler.timesteps[-1])
     prediction = torch.full((1000, 2), 0.3)
-    result = scheduler.step(prediction, last, torch.zeros(1000, 2), generator=torch.Generator().manual_seed(0))
+    result = scheduler.step(
+        prediction, last, torch.zeros(1000, 2), generator=torch.Generator().manual_seed(0)
+    )
     assert last > 0
     torch.testing.assert_close(result.prev_sample, prediction, rtol=0, atol=1e-6)

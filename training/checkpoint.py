@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on, as safetensors and JSON, complete or not there at all.
 
-A checkpoint is written to a temporary folder, its manifest (sizes and SHA-256 of the files) last, and then renamed; so a folder
-named checkpoint-<step> is complete, and damage is found when it is read.
+A checkpoint is written to a temporary folder, its manifest (sizes and SHA-256 of the files) last, and then
+renamed; so a folder named checkpoint-<step> is complete, and damage is found when it is read.
 """
 
 import hashlib
@@ -25,7 +25,11 @@ class CheckpointError(ConfigError):
 
 
 def save_checkpoint(
-    output_dir: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any], keep: int | None
+    output_dir: Path,
+    step: int,
+    tensors: dict[str, dict[str, torch.Tensor]],
+    state: dict[str, Any],
+    keep: int | None,
 ) -> Path:
     """Write checkpoint-<step> and delete the oldest ones beyond `keep`; return its folder.
 
@@ -40,7 +44,9 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, named in tensors.items():
-        save_file({key: value.contiguous() for key, value in named.items()}, temporary / f"{name}.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in named.items()}, temporary / f"{name}.safetensors"
+        )
     (temporary / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
     written = sorted(temporary.iterdir())
     manifest = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in written}
@@ -66,18 +72,28 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], d
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {str(folder)!r} has no readable manifest.json ({error}).") from error
+        raise CheckpointError(
+            f"checkpoint {str(folder)!r} has no readable manifest.json ({error})."
+        ) from error
     for name, expected in manifest.items():
         file = folder / name
-        if not file.is_file() or file.stat().st_size != expected["bytes"] or _sha256(file) != expected["sha256"]:
-            raise CheckpointError(f"checkpoint file {str(file)!r} is missing or damaged; resume from another checkpoint.")
+        if (
+            not file.is_file()
+            or file.stat().st_size != expected["bytes"]
+            or _sha256(file) != expected["sha256"]
+        ):
+            raise CheckpointError(
+                f"checkpoint file {str(file)!r} is missing or damaged; resume from another checkpoint."
+            )
     tensors = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
     return tensors, json.loads((folder / "state.json").read_text())
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Return the checkpoint folders of an output folder, oldest first; other folders are ignored."""
-    found = [(int(match[1]), path) for path in output_dir.glob("checkpoint-*") if (match := _NAME.match(path.name))]
+    found = [
+        (int(match[1]), path) for path in output_dir.glob("checkpoint-*") if (match := _NAME.match(path.name))
+    ]
     return [path for _, path in sorted(found)]
 
 
@@ -90,7 +106,9 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path:
     if wanted == "latest":
         checkpoints = list_checkpoints(output_dir)
         if not checkpoints:
-            raise CheckpointError(f"--resume_from_checkpoint is 'latest', but {str(output_dir)!r} holds no checkpoint.")
+            raise CheckpointError(
+                f"--resume_from_checkpoint is 'latest', but {str(output_dir)!r} holds no checkpoint."
+            )
         return checkpoints[-1]
     for candidate in (Path(wanted), output_dir / wanted):
         if candidate.is_dir():

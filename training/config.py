@@ -1,7 +1,7 @@
 """The configuration of a training run: one dataclass that defines the flags, their help and their checks.
 
-Flags keep the names of diffusers' train_unconditional.py where they mean the same. A YAML file given with --config holds the
-same names; a flag on the command line wins over the file.
+Flags keep the names of diffusers' train_unconditional.py where they mean the same. A YAML file given with
+--config holds the same names; a flag on the command line wins over the file.
 """
 
 import argparse
@@ -34,7 +34,9 @@ class TrainingConfig:
 
     # data
     dataset_name: str | None = _flag(
-        None, f"Built-in data ({', '.join(BUILT_IN_DATASETS)}), a dataset of the Hub, or a folder that datasets can load."
+        None,
+        f"Built-in data ({', '.join(BUILT_IN_DATASETS)}), a dataset of the Hub, or a folder that datasets "
+        "can load.",
     )
     dataset_config_name: str | None = _flag(None, "Configuration of the dataset, if it has several.")
     dataset_split: str = _flag("train", "Split of the dataset to train on.")
@@ -44,11 +46,19 @@ class TrainingConfig:
         None, "Column that holds class labels; given, the network becomes class-conditional."
     )
     cache_dir: str | None = _flag(None, "Folder for downloaded data and models.")
-    streaming: bool = _flag(False, "Read the dataset as a stream, without storing it; needs --max_train_steps.")
+    streaming: bool = _flag(
+        False, "Read the dataset as a stream, without storing it; needs --max_train_steps."
+    )
     shuffle_buffer_size: int = _flag(1000, "Samples held for shuffling a stream.")
-    resolution: int | None = _flag(None, "Side of the training images in pixels; the model's if not given, else 64.")
-    channels: int | None = _flag(None, "Image channels: 1 (grey), 3 (RGB), 4 (RGBA), or those of an array column.")
-    center_crop: bool = _flag(False, "Crop the centre of images that are not square; a random part if not given.")
+    resolution: int | None = _flag(
+        None, "Side of the training images in pixels; the model's if not given, else 64."
+    )
+    channels: int | None = _flag(
+        None, "Image channels: 1 (grey), 3 (RGB), 4 (RGBA), or those of an array column."
+    )
+    center_crop: bool = _flag(
+        False, "Crop the centre of images that are not square; a random part if not given."
+    )
     random_flip: bool = _flag(False, "Mirror images left-right at random.")
     dataloader_num_workers: int = _flag(0, "Processes that load data; 0 loads in the main process.")
 
@@ -58,9 +68,13 @@ class TrainingConfig:
     )
 
     # diffusion
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = _flag("epsilon", "What the network predicts.")
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = _flag(
+        "epsilon", "What the network predicts."
+    )
     ddpm_num_steps: int = _flag(1000, "Number of noise levels T.")
-    ddpm_num_inference_steps: int | None = _flag(None, "Steps of the sample grids and of evaluation; T if not given.")
+    ddpm_num_inference_steps: int | None = _flag(
+        None, "Steps of the sample grids and of evaluation; T if not given."
+    )
     ddpm_beta_schedule: Literal[
         "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "sigmoid_alpha_bar", "laplace"
     ] = _flag("linear", "Noise schedule.")
@@ -70,7 +84,9 @@ class TrainingConfig:
     clip_sample: bool = _flag(True, "Clip the estimate of x_0 to [-1, 1] in sampling; off for data outside.")
 
     # objective
-    timestep_sampling: Literal["uniform", "stratified"] = _flag("uniform", "How training timesteps are drawn.")
+    timestep_sampling: Literal["uniform", "stratified"] = _flag(
+        "uniform", "How training timesteps are drawn."
+    )
     loss_weighting: Literal["none", "min_snr"] = _flag("none", "Weight of the squared error over timesteps.")
     snr_gamma: float = _flag(5.0, "Cap on the signal-to-noise ratio of min_snr.")
 
@@ -79,7 +95,9 @@ class TrainingConfig:
     gradient_accumulation_steps: int = _flag(1, "Batches of one optimizer update.")
     num_epochs: int = _flag(100, "Passes over the data.")
     max_train_steps: int | None = _flag(None, "Optimizer updates; wins over --num_epochs.")
-    optimizer: Literal["adamw", "muon"] = _flag("adamw", "muon: Muon for matrices and kernels, AdamW for the rest.")
+    optimizer: Literal["adamw", "muon"] = _flag(
+        "adamw", "muon: Muon for matrices and kernels, AdamW for the rest."
+    )
     learning_rate: float = _flag(1e-4, "Peak learning rate of AdamW.")
     muon_learning_rate: float = _flag(0.01, "Peak learning rate of Muon.")
     lr_scheduler: Literal[
@@ -91,11 +109,15 @@ class TrainingConfig:
     adam_weight_decay: float = _flag(1e-6, "Weight decay of AdamW.")
     adam_epsilon: float = _flag(1e-8, "Epsilon of AdamW.")
     max_grad_norm: float = _flag(1.0, "Largest norm of the gradient; larger ones are scaled down.")
-    use_ema: bool = _flag(False, "Keep an average of the weights and export it; the raw weights are kept beside it.")
+    use_ema: bool = _flag(
+        False, "Keep an average of the weights and export it; the raw weights are kept beside it."
+    )
     ema_inv_gamma: float = _flag(1.0, "g in the decay 1 - (1 + step/g)^-p.")
     ema_power: float = _flag(0.75, "p in the decay 1 - (1 + step/g)^-p; 2/3 to 1 suits most runs.")
     ema_max_decay: float = _flag(0.9999, "Largest decay of the average.")
-    mixed_precision: Literal["no", "fp16", "bf16"] = _flag("no", "Precision of the network; the rest is float32.")
+    mixed_precision: Literal["no", "fp16", "bf16"] = _flag(
+        "no", "Precision of the network; the rest is float32."
+    )
 
     # the run
     output_dir: str = _flag("ddpm-model-64", "Folder for the pipeline, checkpoints, samples and logs.")
@@ -113,7 +135,8 @@ class TrainingConfig:
     checkpoints_total_limit: int | None = _flag(None, "Checkpoints to keep; all if not given.")
     resume_from_checkpoint: str | None = _flag(None, "A checkpoint folder, or 'latest' in the output folder.")
     evaluation_samples: int = _flag(
-        0, "Samples to generate at the end and compare with held-out data; only for data with a held-out part."
+        0,
+        "Samples to generate at the end and compare with held-out data; only for data with a held-out part.",
     )
 
     # publishing
@@ -121,7 +144,9 @@ class TrainingConfig:
     hub_model_id: str | None = _flag(None, "Repository to upload to; the output folder's name if not given.")
     hub_private_repo: bool = _flag(False, "Create the repository private.")
     hub_token: str | None = _flag(None, "Token of the Hub; better stored with 'hf auth login'.")
-    license: str = _flag("apache-2.0", "Licence of the trained weights, for the model card, as the Hub spells it.")
+    license: str = _flag(
+        "apache-2.0", "Licence of the trained weights, for the model card, as the Hub spells it."
+    )
 
     # accepted for scripts written for older launchers
     local_rank: int = _flag(-1, "Ignored: the launcher sets the rank in the environment.")
@@ -132,7 +157,8 @@ class TrainingConfig:
             "shuffle_buffer_size": 1, "resolution": 1, "channels": 1, "dataloader_num_workers": 0,
             "ddpm_num_steps": 2, "ddpm_num_inference_steps": 1, "train_batch_size": 1,
             "gradient_accumulation_steps": 1, "num_epochs": 1, "max_train_steps": 1, "lr_warmup_steps": 0,
-            "seed": 0, "logging_steps": 1, "save_images_epochs": 1, "save_model_epochs": 1, "eval_batch_size": 1,
+            "seed": 0, "logging_steps": 1, "save_images_epochs": 1, "save_model_epochs": 1,
+            "eval_batch_size": 1,
             "checkpointing_steps": 1, "checkpoints_total_limit": 1, "evaluation_samples": 0,
         }  # fmt: skip
         for name, minimum in at_least.items():
@@ -142,7 +168,9 @@ class TrainingConfig:
             self._require(name, lambda value: 0 < value < math.inf, "a finite number above 0")
         for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
             self._require(name, lambda value: 0 <= value < 1, "in [0, 1)")
-        self._require("adam_weight_decay", lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+        self._require(
+            "adam_weight_decay", lambda value: 0 <= value < math.inf, "a finite number of at least 0"
+        )
         for name in ("beta_start", "beta_end"):
             self._require(name, lambda value: 0 < value < 1, "inside (0, 1)")
         self._require(
@@ -163,10 +191,13 @@ class TrainingConfig:
                 f"{self.dataset_name or self.train_data_dir!r}."
             )
         if self.logging_dir != Path(self.logging_dir).name:
-            raise ConfigError(f"--logging_dir is {self.logging_dir!r}, but must be one name inside --output_dir.")
+            raise ConfigError(
+                f"--logging_dir is {self.logging_dir!r}, but must be one name inside --output_dir."
+            )
         if self.push_to_hub and (self.label_column is not None or self.dataset_name in POINT_DATASETS):
             raise ConfigError(
-                "--push_to_hub works for unconditional image models only: stock diffusers cannot run class-conditional "
+                "--push_to_hub works for unconditional image models only: stock diffusers cannot run "
+                "class-conditional "
                 "or point models, so the repository would load nowhere."
             )
 
@@ -188,7 +219,9 @@ def _make_parser() -> _Parser:
     parser = _Parser(
         TrainingConfig, prog="train.py", description="Train a diffusion model.", allow_abbrev=False
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="File with any of these settings; flags win over it.")
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="File with any of these settings; flags win over it."
+    )
     return parser
 
 

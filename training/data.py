@@ -1,8 +1,9 @@
 """Training data: the built-in digits and points, image folders, and datasets of the Hub or on disk.
 
-A data set here answers to positions in one endless sequence: epoch after epoch, each in its own random order. Batch k of a run is
-positions [k B, (k + 1) B) of that sequence, split over the processes. So every sample is seen once an epoch, a batch may
-reach over the end of an epoch, and a run resumes by starting at a later position.
+A data set here answers to positions in one endless sequence: epoch after epoch, each in its own random order.
+Batch k of a run is positions [k B, (k + 1) B) of that sequence, split over the processes. So every sample is
+seen once an epoch, a batch may reach over the end of an epoch, and a run resumes by starting at a later
+position.
 """
 
 import io
@@ -133,15 +134,19 @@ class PositionDataset(Dataset):
     """Samples by position in the endless, shuffled sequence.
 
     Args:
-        samples: a float tensor (N, ...) in the network's units, a uint8 tensor (N, C, H, W), or a sequence of uint8
-            arrays (H, W, C), decoded now or on access.
+        samples: a float tensor (N, ...) in the network's units, a uint8 tensor (N, C, H, W), or a sequence of
+            uint8 arrays (H, W, C), decoded now or on access.
         labels: shape (N,), or None.
         seed: of the order.
         augmentation: of images; None for other data.
     """
 
     def __init__(
-        self, samples: Sequence[Any], labels: torch.Tensor | None, seed: int, augmentation: Augmentation | None = None
+        self,
+        samples: Sequence[Any],
+        labels: torch.Tensor | None,
+        seed: int,
+        augmentation: Augmentation | None = None,
     ):
         self.samples, self.labels, self.seed, self.augmentation = samples, labels, seed, augmentation
         self.num_samples = len(samples)
@@ -183,7 +188,8 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
     """Return an image as a uint8 array (H, W, channels) whose shorter side is `resolution`.
 
     Args:
-        value: {"bytes", "path"} of an undecoded image column, a PIL image, or an array (H, W) or (H, W, C) of uint8.
+        value: {"bytes", "path"} of an undecoded image column, a PIL image, or an array (H, W) or (H, W, C) of
+            uint8.
         channels: 1, 3 or 4 for images; the number an array has.
         resolution: length of the shorter side; bilinear, as diffusers' script does.
         label: what to call the image in an error.
@@ -194,9 +200,15 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
     if isinstance(value, (list, np.ndarray)):
         array = np.asarray(value)
         array = array[..., None] if array.ndim == 2 else array
-        if array.ndim != 3 or array.shape[2] != channels or array.dtype.kind not in "iu" or array.max(initial=0) > 255:
+        if (
+            array.ndim != 3
+            or array.shape[2] != channels
+            or array.dtype.kind not in "iu"
+            or array.max(initial=0) > 255
+        ):
             raise DataError(
-                f"{label} is an array of shape {array.shape} and dtype {array.dtype}, but must be (H, W, {channels}) "
+                f"{label} is an array of shape {array.shape} and dtype {array.dtype}, but must be (H, W, "
+                f"{channels}) "
                 "with integers in 0..255; --channels gives their number."
             )
         planes = [
@@ -206,7 +218,9 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
     try:
         if isinstance(value, dict):
-            value = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") is not None else value["path"])
+            value = Image.open(
+                io.BytesIO(value["bytes"]) if value.get("bytes") is not None else value["path"]
+            )
         resized = np.asarray(_resize(value.convert(_IMAGE_MODES[channels]), resolution))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error
@@ -222,8 +236,9 @@ def _resize(image: Image.Image, resolution: int) -> Image.Image:
 def load_digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return scikit-learn's handwritten digits: train, train labels, held out, held-out labels.
 
-    1,437 images to train and 360 held out, split by class with seed 0; float32 in [-1, 1], shape (N, 1, 8, 8); values 0..16
-    are divided by 8, minus 1. (Alpaydin & Kaynak 1998, UCI Optical Recognition of Handwritten Digits.)
+    1,437 images to train and 360 held out, split by class with seed 0; float32 in [-1, 1], shape (N, 1, 8,
+    8); values 0..16 are divided by 8, minus 1. (Alpaydin & Kaynak 1998, UCI Optical Recognition of
+    Handwritten Digits.)
     """
     import sklearn.datasets
     from sklearn.model_selection import train_test_split
@@ -268,7 +283,8 @@ def load_training_data(config: TrainingConfig, resolution: int | None, channels:
 def _digits_data(config: TrainingConfig, resolution: int | None, channels: int | None) -> TrainingData:
     if (resolution or 8) != 8 or (channels or 1) != 1:
         raise DataError(
-            f"the digits have --resolution 8 and --channels 1, got {resolution or 8} and {channels or 1}; choose a model "
+            f"the digits have --resolution 8 and --channels 1, got {resolution or 8} and {channels or 1}; "
+            "choose a model "
             "of that size, such as --model_config_name_or_path digits."
         )
     if config.label_column not in (None, "label"):
@@ -277,7 +293,10 @@ def _digits_data(config: TrainingConfig, resolution: int | None, channels: int |
     with_labels = config.label_column is not None
     return TrainingData(
         dataset=PositionDataset(
-            train, labels if with_labels else None, config.seed, Augmentation(config.seed, 8, True, config.random_flip)
+            train,
+            labels if with_labels else None,
+            config.seed,
+            Augmentation(config.seed, 8, True, config.random_flip),
         ),
         stream=None,
         sample_shape=(1, 8, 8),
@@ -296,9 +315,13 @@ def _load_rows(config: TrainingConfig) -> Any:
         if config.train_data_dir is not None:
             folder = Path(config.train_data_dir)
             if not folder.is_dir():
-                raise DataError(f"--train_data_dir is {config.train_data_dir!r}, but there is no such folder.")
+                raise DataError(
+                    f"--train_data_dir is {config.train_data_dir!r}, but there is no such folder."
+                )
             if not any(file.is_file() for file in folder.rglob("*")):
-                raise DataError(f"--train_data_dir is {config.train_data_dir!r}, but that folder holds no files.")
+                raise DataError(
+                    f"--train_data_dir is {config.train_data_dir!r}, but that folder holds no files."
+                )
             return datasets.load_dataset(
                 "imagefolder", data_dir=str(folder), streaming=config.streaming, **options
             )
@@ -314,12 +337,16 @@ def _load_rows(config: TrainingConfig) -> Any:
     except (ValueError, OSError, ConnectionError, datasets.exceptions.DatasetsError) as error:
         source = config.dataset_name or config.train_data_dir
         message = " ".join(str(error).split())
-        raise DataError(f"data set {source!r}, split {config.dataset_split!r}, cannot be loaded: {message}") from error
+        raise DataError(
+            f"data set {source!r}, split {config.dataset_split!r}, cannot be loaded: {message}"
+        ) from error
 
 
 def _check_column(rows: Any, column: str, flag: str) -> None:
     if rows.column_names is not None and column not in rows.column_names:
-        raise DataError(f"{flag} is {column!r}, but the data set has the columns {', '.join(rows.column_names)}.")
+        raise DataError(
+            f"{flag} is {column!r}, but the data set has the columns {', '.join(rows.column_names)}."
+        )
 
 
 def _image_data(config: TrainingConfig, resolution: int, channels: int | None) -> TrainingData:
@@ -331,7 +358,10 @@ def _image_data(config: TrainingConfig, resolution: int, channels: int | None) -
     if isinstance(features.get(config.image_column), datasets.Image):
         rows = rows.cast_column(config.image_column, datasets.Image(decode=False))
         if channels not in (None, *_IMAGE_MODES):
-            raise DataError(f"--channels is {channels}, but images have {tuple(_IMAGE_MODES)}; other data need an array column.")
+            raise DataError(
+                f"--channels is {channels}, but images have {tuple(_IMAGE_MODES)}; other data need an array "
+                "column."
+            )
     channels = channels or 3
     to_label, num_classes = None, None
     if config.label_column is not None:
@@ -357,7 +387,9 @@ def _label_reader(rows: Any, column: str) -> tuple[Any, int]:
     if hasattr(feature, "num_classes"):
         return int, feature.num_classes
     if not hasattr(rows, "num_rows"):
-        raise DataError(f"--label_column {column!r} of a stream must be a ClassLabel, to know how many classes exist.")
+        raise DataError(
+            f"--label_column {column!r} of a stream must be a ClassLabel, to know how many classes exist."
+        )
     values = sorted(set(rows[column]))
     index = {value: number for number, value in enumerate(values)}
     return index.__getitem__, len(values)
@@ -382,7 +414,7 @@ class _Decoder(Sequence):
         return decode_image(value, self.channels, self.resolution, label)
 
     def decode_all(self) -> Sequence[Any]:
-        """Return all images in memory if they fit, as one uint8 tensor if all are square; else this decoder."""
+        """Return all images decoded if they fit in memory, one tensor if all are square; else this."""
         if not len(self):
             raise DataError("the data set has no rows.")
         first = self[0]
@@ -428,5 +460,7 @@ class ImageStream:
             ]
             result = {"samples": self.augmentation.flip(to_network_units(torch.stack(images)), positions)}
             if self.to_label is not None:
-                result["labels"] = torch.tensor([self.to_label(row[self.config.label_column]) for row in batch])
+                result["labels"] = torch.tensor(
+                    [self.to_label(row[self.config.label_column]) for row in batch]
+                )
             yield result

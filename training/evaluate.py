@@ -1,9 +1,10 @@
-"""Held-out quality of a saved pipeline: sliced Wasserstein and Fréchet distance, with the floor of the data beside them.
+"""Held-out quality of a saved pipeline, with the floor of the data beside each figure.
 
     python training/evaluate.py runs/digits --dataset_name digits --num_inference_steps 200
 
-Digits are judged in pixels (sliced W2) and on the 32 penultimate features of a small classifier trained on the spot on the
-training digits (Fréchet distance; not FID, which means Inception). Points are judged by sliced W2 alone.
+Digits are judged in pixels (sliced W2) and on the 32 penultimate features of a small classifier trained on
+the spot on the training digits (Fréchet distance; not FID, which means Inception). Points are judged by
+sliced W2 alone.
 """
 
 import argparse
@@ -49,7 +50,7 @@ class DigitClassifier(nn.Module):
 
 
 def train_digit_classifier(num_epochs: int = 30, seed: int = 0) -> tuple[DigitClassifier, float]:
-    """Return the classifier, trained on the training digits in seconds, and its accuracy on the held-out ones."""
+    """Return a classifier trained on the training digits, and its accuracy on the held-out ones."""
     images, labels, held_out, held_out_labels = load_digits()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -73,7 +74,11 @@ def train_digit_classifier(num_epochs: int = 30, seed: int = 0) -> tuple[DigitCl
 
 
 def generate(
-    pipeline: DDPMFromScratchPipeline, num_samples: int, num_inference_steps: int | None, seed: int, batch_size: int = 250
+    pipeline: DDPMFromScratchPipeline,
+    num_samples: int,
+    num_inference_steps: int | None,
+    seed: int,
+    batch_size: int = 250,
 ) -> tuple[torch.Tensor, int]:
     """Return samples in the network's units, float32 on the CPU, and the network evaluations each took."""
     evaluations = 0
@@ -106,7 +111,7 @@ def evaluate(
     num_inference_steps: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return held-out quality of a pipeline for built-in data, with the same figures of the training data as floor.
+    """Return held-out quality for built-in data; training data judged alike give the floors.
 
     Args:
         pipeline: what to judge.
@@ -120,7 +125,9 @@ def evaluate(
     began = time.perf_counter()
     samples, evaluations = generate(pipeline, num_samples, num_inference_steps, seed)
     seconds = time.perf_counter() - began
-    chosen = torch.randperm(data.dataset.num_samples, generator=torch.Generator().manual_seed(0))[:num_samples]
+    chosen = torch.randperm(data.dataset.num_samples, generator=torch.Generator().manual_seed(0))[
+        :num_samples
+    ]
     train = data.dataset.samples[chosen]  # type: ignore[index]
     held_out = data.held_out
     results: dict[str, Any] = {
@@ -150,12 +157,16 @@ def evaluate(
 def format_results(results: dict[str, Any]) -> str:
     """Return the figures as lines of text."""
     lines = [
-        f"{results['num_samples']} samples, {results['network_evaluations']} network evaluations each, against "
+        f"{results['num_samples']} samples, {results['network_evaluations']} network evaluations each, "
+        "against "
         f"{results['num_held_out']} held-out samples of {results['dataset']}:"
     ]
     for key, name in METRIC_NAMES.items():
         if key in results:
-            lines.append(f"  {name}: {results[key]:.4f}   (training data against held-out: {results[key + '_floor']:.4f})")
+            lines.append(
+                f"  {name}: {results[key]:.4f}   (training data against held-out: "
+                f"{results[key + '_floor']:.4f})"
+            )
     return "\n".join(lines)
 
 
@@ -163,9 +174,13 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate a saved pipeline; print the figures and write them to a file."""
     parser = argparse.ArgumentParser(description="Measure held-out quality of a saved pipeline.")
     parser.add_argument("pipeline", help="folder or Hub id of a pipeline")
-    parser.add_argument("--dataset_name", required=True, choices=BUILT_IN_DATASETS, help="what it was trained on")
+    parser.add_argument(
+        "--dataset_name", required=True, choices=BUILT_IN_DATASETS, help="what it was trained on"
+    )
     parser.add_argument("--num_samples", type=int, default=1000, help="samples to generate")
-    parser.add_argument("--num_inference_steps", type=int, default=None, help="timesteps to visit; T if not given")
+    parser.add_argument(
+        "--num_inference_steps", type=int, default=None, help="timesteps to visit; T if not given"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write the figures to")
     args = parser.parse_args(argv)
@@ -175,7 +190,9 @@ def main(argv: list[str] | None = None) -> None:
         pipeline = DDPMFromScratchPipeline.from_pretrained(args.pipeline)
         shape, expected = sample_shape(pipeline.unet), (2,) if args.dataset_name != "digits" else (1, 8, 8)
         if shape != expected:
-            raise ConfigError(f"the pipeline makes samples of shape {shape}, but {args.dataset_name} has {expected}.")
+            raise ConfigError(
+                f"the pipeline makes samples of shape {shape}, but {args.dataset_name} has {expected}."
+            )
         results = evaluate(pipeline, args.dataset_name, args.num_samples, args.num_inference_steps, args.seed)
     except (OSError, ValueError) as error:
         parser.error(" ".join(str(error).split()))

@@ -13,9 +13,9 @@ from config import TrainingConfig
 def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Return the matrix with its singular values brought near 1, shape (rows, columns).
 
-    Newton-Schulz iteration X <- a X + (b A + c A^2) X with A = X X^T and (a, b, c) = (3.4445, -4.7750, 2.0315), from
-    X / |X|; the singular values end between about 0.7 and 1.2. (Jordan et al. 2024, "Muon".) In bfloat16 on GPUs, in float32
-    on CPUs, where bfloat16 products are slower.
+    Newton-Schulz iteration X <- a X + (b A + c A^2) X with A = X X^T and (a, b, c) = (3.4445, -4.7750,
+    2.0315), from X / |X|; the singular values end between about 0.7 and 1.2. (Jordan et al. 2024, "Muon".) In
+    bfloat16 on GPUs, in float32 on CPUs, where bfloat16 products are slower.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     work = matrix.bfloat16() if matrix.is_cuda else matrix.float()
@@ -32,11 +32,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for parameter groups with muon=True, AdamW for the others, as one optimizer.
 
     Muon: m <- momentum m + g; update = orthogonalize(g + momentum m) sqrt(max(1, rows / columns)). A kernel
-    (out, in, k, k) counts as a matrix (out, in k k). (Jordan et al. 2024, "Muon"; torch.optim.Muon takes matrices only.)
+    (out, in, k, k) counts as a matrix (out, in k k). (Jordan et al. 2024, "Muon"; torch.optim.Muon takes
+    matrices only.)
     AdamW: Loshchilov & Hutter 2019, arXiv:1711.05101.
 
     Args:
-        params: groups with "muon": bool; Muon's use lr and momentum, the others lr, betas, eps and weight_decay.
+        params: groups with "muon": bool; Muon's use lr and momentum, the others lr, betas, eps and
+            weight_decay.
     """
 
     def __init__(self, params: Iterable[dict[str, Any]]):
@@ -82,13 +84,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
         steps, first, second = ([self.state[p][name] for p in params] for name in columns)
         adamw(
             params, [p.grad for p in params], first, second, [], steps, foreach=True, amsgrad=False,
-            beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
-            eps=group["eps"], maximize=False,
+            beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
+            weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
 
 
 def _takes_muon(name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
-    """Return whether Muon updates a parameter: matrices and kernels, but not the first and last layer or embeddings."""
+    """Return whether Muon updates a parameter: inner matrices and kernels, but not embeddings."""
     inner = not name.startswith(("conv_in", "conv_out", "embed_sample", "project"))
     return parameter.ndim >= 2 and inner and not isinstance(module, nn.Embedding)
 
@@ -106,6 +108,11 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     matrices, others = [], []
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            (matrices if _takes_muon(f"{module_name}.{name}", module, parameter) else others).append(parameter)
-    groups = [{"params": matrices, "muon": True, "lr": config.muon_learning_rate}, {"params": others, "muon": False} | adamw]
+            (matrices if _takes_muon(f"{module_name}.{name}", module, parameter) else others).append(
+                parameter
+            )
+    groups = [
+        {"params": matrices, "muon": True, "lr": config.muon_learning_rate},
+        {"params": others, "muon": False} | adamw,
+    ]
     return MuonWithAdamW(group for group in groups if group["params"])

@@ -1,7 +1,8 @@
 """Random streams that depend on what they are for and on nothing else.
 
-Every random number of a run comes from a stream named by (seed, purpose, where): the order of epoch 3, the noise of step 117 on
-rank 1. So the result of a run does not depend on how often it is sampled, evaluated, saved or resumed.
+Every random number of a run comes from a stream named by (seed, purpose, where): the order of epoch 3, the
+noise of step 117 on rank 1. So the result of a run does not depend on how often it is sampled, evaluated,
+saved or resumed.
 """
 
 import numpy as np

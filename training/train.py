@@ -1,7 +1,7 @@
 """Train a diffusion model: accelerate launch training/train.py --config training/configs/digits.yaml.
 
-Reads top to bottom: load the data, build network and scheduler, run the updates, sample, save, measure, write the card. The
-flags are in config.py, the data in data.py, checkpoints in checkpoint.py.
+Reads top to bottom: load the data, build network and scheduler, run the updates, sample, save, measure, write
+the card. The flags are in config.py, the data in data.py, checkpoints in checkpoint.py.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ from typing import Any
 
 import accelerate
 import diffusers
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -26,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 import checkpoint
-from config import ConfigError, TrainingConfig, parse_config
+from config import BUILT_IN_DATASETS, ConfigError, TrainingConfig, parse_config
 from data import TrainingData, load_training_data
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, __version__
 from ddpm_from_scratch.hub import model_card, push_folder
@@ -60,7 +59,9 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
     if len(data.sample_shape) == 1:
         network = given or model_config("points")
         if network.get("_class_name") != "PointDenoiser":
-            raise ConfigError(f"--model_config_name_or_path is {chosen!r}, an image network, but the data are points.")
+            raise ConfigError(
+                f"--model_config_name_or_path is {chosen!r}, an image network, but the data are points."
+            )
         return network | {"sample_shape": data.sample_shape}, data
     channels, side = data.sample_shape[0], data.sample_shape[1]
     if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
@@ -75,7 +76,9 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
         )
     factor = 2 ** (len(given.get("block_out_channels", (0,) * 4)) - 1)
     if side % factor:
-        raise ConfigError(f"--resolution is {side}, but this network halves it to the end: use a multiple of {factor}.")
+        raise ConfigError(
+            f"--resolution is {side}, but this network halves it to the end: use a multiple of {factor}."
+        )
     given = given | {"sample_size": side}
     if data.num_classes is not None:
         given["num_class_embeds"] = data.num_classes
@@ -88,12 +91,15 @@ def prepare_output_dir(config: TrainingConfig) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--output_dir is {config.output_dir!r}, which cannot be made: {error.strerror}.") from error
+        raise ConfigError(
+            f"--output_dir is {config.output_dir!r}, which cannot be made: {error.strerror}."
+        ) from error
     used = checkpoint.list_checkpoints(folder) or (folder / "model_index.json").exists()
     if used and not config.resume_from_checkpoint:
         if not config.overwrite_output_dir:
             raise ConfigError(
-                f"--output_dir {config.output_dir!r} holds an earlier run; resume it with --resume_from_checkpoint latest, "
+                f"--output_dir {config.output_dir!r} holds an earlier run; resume it with "
+                "--resume_from_checkpoint latest, "
                 "start anew with --overwrite_output_dir, or choose another folder."
             )
         for old in (*checkpoint.list_checkpoints(folder), folder / "samples", folder / config.logging_dir):
@@ -104,7 +110,9 @@ def prepare_output_dir(config: TrainingConfig) -> Path:
 class Trainer:
     """One run: the network, its optimizer and average, and the loop over updates."""
 
-    def __init__(self, config: TrainingConfig, network: dict[str, Any], data: TrainingData, accelerator: Accelerator):
+    def __init__(
+        self, config: TrainingConfig, network: dict[str, Any], data: TrainingData, accelerator: Accelerator
+    ):
         self.config, self.data, self.accelerator = config, data, accelerator
         self.output_dir = Path(config.output_dir)
         self.scheduler = DDPMFromScratchScheduler(
@@ -130,7 +138,10 @@ class Trainer:
             self.total_updates = math.ceil(config.num_epochs * data.num_samples / self.samples_per_update)
         # Not prepared by Accelerate, which would advance it num_processes times an update.
         self.lr_scheduler = get_scheduler(
-            config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=self.total_updates
+            config.lr_scheduler,
+            optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=self.total_updates,
         )
         model = model.to(accelerator.device)
         self.ema = self._make_ema(model) if config.use_ema else None
@@ -142,7 +153,9 @@ class Trainer:
         """Return a float32 average of the weights with decay min(1 - (1 + n/g)^-p, max) after n updates."""
         config = self.config
 
-        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
+        def average(
+            averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int
+        ) -> None:
             decay = 1 - (1 + float(count) / config.ema_inv_gamma) ** -config.ema_power
             torch._foreach_lerp_(averaged, current, 1 - min(decay, config.ema_max_decay))
 
@@ -158,7 +171,11 @@ class Trainer:
             config.dataloader_num_workers,
             start=self.update * config.gradient_accumulation_steps,
         )
-        log = _Log(self.output_dir / config.logging_dir / "metrics.jsonl", self.update) if accelerator.is_main_process else None
+        log = (
+            _Log(self.output_dir / config.logging_dir / "metrics.jsonl", self.update)
+            if accelerator.is_main_process
+            else None
+        )
         progress = tqdm(
             total=self.total_updates, initial=self.update, desc="training", unit="update",
             disable=not accelerator.is_main_process,
@@ -173,14 +190,17 @@ class Trainer:
                 losses = []
                 if not math.isfinite(loss):
                     raise ConfigError(
-                        f"the loss is {loss} after update {self.update}; lower --learning_rate or use --mixed_precision bf16. "
+                        f"the loss is {loss} after update {self.update}; lower --learning_rate or use "
+                        "--mixed_precision bf16. "
                         "Nothing was saved since the last checkpoint."
                     )
                 row = {"loss": loss, "lr": self.lr_scheduler.get_last_lr()[0]}
                 progress.set_postfix({"loss": f"{loss:.4f}", "lr": f"{row['lr']:.1e}"})
                 accelerator.log(row, step=self.update)
                 if log is not None:
-                    rate = (self.update - first_update) * self.samples_per_update / (time.perf_counter() - began)
+                    rate = (
+                        (self.update - first_update) * self.samples_per_update / (time.perf_counter() - began)
+                    )
                     log.write({"step": self.update, **row, "samples_per_second": round(rate, 1)})
             self._observe()
         progress.close()
@@ -214,7 +234,7 @@ class Trainer:
         return total
 
     def _draw(self, samples: torch.Tensor, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the noise and the timesteps of a batch, from the stream of this update, batch and process."""
+        """Return noise and timesteps of a batch, from the stream of this update, batch and process."""
         config, accelerator = self.config, self.accelerator
         where = (self.update, micro, accelerator.process_index)
         torch.manual_seed(stream_seed(config.seed, "dropout", *where))
@@ -225,7 +245,12 @@ class Trainer:
             return noise, uniform_timesteps(size, num_steps, generator, samples.device)
         part = accelerator.process_index * config.gradient_accumulation_steps + micro
         timesteps = stratified_timesteps(
-            size, num_steps, generator, samples.device, first_stratum=part * size, num_strata=self.samples_per_update
+            size,
+            num_steps,
+            generator,
+            samples.device,
+            first_stratum=part * size,
+            num_strata=self.samples_per_update,
         )
         return noise, timesteps
 
@@ -284,7 +309,7 @@ class Trainer:
         sample_grid(drawable, pixel_size=scale).save(path)
 
     def export(self) -> None:
-        """Save the pipeline to the output folder, the raw weights beside the averaged ones as variant 'non_ema'."""
+        """Save the pipeline; with EMA, the raw weights beside the averaged ones as variant 'non_ema'."""
         self.pipeline().save_pretrained(self.output_dir)
         if self.ema is not None:
             self.raw_model().save_pretrained(self.output_dir / "unet", variant="non_ema")
@@ -314,7 +339,8 @@ class Trainer:
         tensors, state = checkpoint.load_checkpoint(folder)
         if state["num_processes"] != self.accelerator.num_processes:
             raise ConfigError(
-                f"checkpoint {str(folder)!r} was written by {state['num_processes']} processes, but this run has "
+                f"checkpoint {str(folder)!r} was written by {state['num_processes']} processes, but this run "
+                "has "
                 f"{self.accelerator.num_processes}; resume with the same number."
             )
         try:
@@ -324,7 +350,9 @@ class Trainer:
             checkpoint.unpack_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"checkpoint {str(folder)!r} does not fit this configuration: {reason}") from error
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} does not fit this configuration: {reason}"
+            ) from error
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -407,10 +435,8 @@ def write_report(trainer: Trainer) -> None:
 
 
 def _hub_dataset_id(config: TrainingConfig) -> str | None:
-    """Return the Hub id of the data set if it is one: "name" or "user/name", and not a local path or built-in."""
+    """Return the Hub id of the data set, or None if it is built in or a local path."""
     name = config.dataset_name
-    from data import BUILT_IN_DATASETS
-
     if name is None or name in BUILT_IN_DATASETS or Path(name).exists() or name.startswith((".", "/", "~")):
         return None
     return name
@@ -429,28 +455,40 @@ def train(config: TrainingConfig) -> None:
     """Run one training from configuration to model card.
 
     Raises:
-        ConfigError: anything the user can mend; raised before the network is built, where it can be known by then.
+        ConfigError: anything the user can mend; raised before the network is built, where it can be known by
+        then.
     """
-    output_dir = prepare_output_dir(config) if int(os.environ.get("RANK", 0)) == 0 else Path(config.output_dir)
+    output_dir = (
+        prepare_output_dir(config) if int(os.environ.get("RANK", 0)) == 0 else Path(config.output_dir)
+    )
     network, data = choose_model_and_data(config)
     trackers = None if config.logger == "jsonl" else config.logger
     try:
         accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, log_with=trackers, project_dir=str(output_dir / config.logging_dir)
+            mixed_precision=config.mixed_precision,
+            log_with=trackers,
+            project_dir=str(output_dir / config.logging_dir),
         )
     except ValueError as error:
-        raise ConfigError(f"--mixed_precision {config.mixed_precision}, --logger {config.logger}: {error}") from error
+        raise ConfigError(
+            f"--mixed_precision {config.mixed_precision}, --logger {config.logger}: {error}"
+        ) from error
     if trackers is not None:
-        settings = {k: v for k, v in vars(config).items() if k != "hub_token" and isinstance(v, (int, float, str))}
+        settings = {
+            k: v for k, v in vars(config).items() if k != "hub_token" and isinstance(v, (int, float, str))
+        }
         accelerator.init_trackers("ddpm-from-scratch", settings)
     trainer = Trainer(config, network, data, accelerator)
     if config.resume_from_checkpoint:
         trainer.resume(checkpoint.find_checkpoint(output_dir, config.resume_from_checkpoint))
     if accelerator.is_main_process:
         print(
-            f"{type(trainer.raw_model()).__name__} with {trainer.num_parameters:,} parameters on {data.name}, samples "
-            f"{data.sample_shape}; {trainer.total_updates} updates of {trainer.samples_per_update} samples on "
-            f"{accelerator.num_processes} process(es), {accelerator.device}, precision {accelerator.mixed_precision}"
+            f"{type(trainer.raw_model()).__name__} with {trainer.num_parameters:,} parameters on "
+            f"{data.name}, samples "
+            f"{data.sample_shape}; {trainer.total_updates} updates of {trainer.samples_per_update} samples "
+            "on "
+            f"{accelerator.num_processes} process(es), {accelerator.device}, precision "
+            f"{accelerator.mixed_precision}"
         )
     trainer.run()
     trainer.save_checkpoint()

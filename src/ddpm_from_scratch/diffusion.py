@@ -1,8 +1,8 @@
 """The Gaussian diffusion process: each equation of DDPM once, as a pure function.
 
-The functions take coefficients that are already broadcast, so that one function serves a single timestep (Python
-floats, in the sampler), a batch of timesteps ((B, 1, ...) tensors, in the loss) and all T of them (in the likelihood).
-`broadcast_to_sample` does the broadcasting, for samples (B, ...) of any rank.
+The functions take coefficients that are already broadcast, so that one function serves a single timestep
+(Python floats, in the sampler), a batch of timesteps ((B, 1, ...) tensors, in the loss) and all T of them (in
+the likelihood). `broadcast_to_sample` does the broadcasting, for samples (B, ...) of any rank.
 
 Notation (paper -> code): x_0 `original_samples`, x_t `sample` / `noisy_samples`, eps `noise`, alpha-bar_t
 `alpha_prod_t`, alpha-bar_{t-1} `alpha_prod_t_prev`. Ho et al. 2020 is arXiv:2006.11239, Salimans & Ho 2022 is
@@ -161,7 +161,7 @@ def to_epsilon(
 def to_velocity(
     model_output: torch.Tensor, sample: torch.Tensor, scales: Scales, prediction_type: str
 ) -> torch.Tensor:
-    """Return the estimate of v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 that a network output means.
+    """Return the estimate of v that a network output means (see `velocity`).
 
     Arguments and errors as in `to_original`.
     """
@@ -186,8 +186,8 @@ def posterior(alpha_prod_t: Coefficient, alpha_prod_t_prev: Coefficient) -> Post
 
     Args:
         alpha_prod_t: alpha_bar_t, strictly below 1.
-        alpha_prod_t_prev: alpha_bar of the step before, which is 1 at the end of the chain. With skipped timesteps the
-            "step before" is the next one visited.
+        alpha_prod_t_prev: alpha_bar of the step before, which is 1 at the end of the chain. With skipped
+            timesteps the "step before" is the next one visited.
     """
     beta_prod_t = 1 - alpha_prod_t
     beta_prod_t_prev = 1 - alpha_prod_t_prev

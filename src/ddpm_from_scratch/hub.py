@@ -1,7 +1,8 @@
 """Repositories that load anywhere: the portable folder layout, the model card, the upload.
 
-Portable means that the index names diffusers' own classes, so that `DiffusionPipeline.from_pretrained(folder)` works without
-this package. The pipeline's `__init__` turns the stock scheduler back into ours when the package loads the same folder.
+Portable means that the index names diffusers' own classes, so that
+`DiffusionPipeline.from_pretrained(folder)` works without this package. The pipeline's `__init__` turns the
+stock scheduler back into ours when the package loads the same folder.
 """
 
 import inspect
@@ -16,7 +17,15 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from .noise_schedules import betas_for_schedule
 
 # What a pushed repository may hold; checkpoints, logs and anything unknown stay at home.
-PUSHED_FILES = ("model_index.json", "README.md", "results.json", "*.png", "unet/*.json", "unet/*.safetensors", "scheduler/*.json")
+PUSHED_FILES = (
+    "model_index.json",
+    "README.md",
+    "results.json",
+    "*.png",
+    "unet/*.json",
+    "unet/*.safetensors",
+    "scheduler/*.json",
+)
 
 # Schedules and variances that DDPMScheduler computes right (diffusers 0.42.1).
 _STOCK_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
@@ -25,10 +34,10 @@ _SCHEDULE_KEYS = ("cosine_s", "max_beta", "sigmoid_start", "sigmoid_end", "sigmo
 
 
 def stock_pipeline_can_run(unet: Any, scheduler: Any) -> bool:
-    """Return whether diffusers' DDPMPipeline with DDPMScheduler gives what ours gives for this network and scheduler.
+    """Return whether stock DDPMPipeline and DDPMScheduler give what ours give for these.
 
-    It cannot pass class labels, knows only UNet2DModel, and makes pictures of 1 or 3 channels. Classes are compared by name,
-    because a class that was loaded from a repository is another object each time.
+    It cannot pass class labels, knows only UNet2DModel, and makes pictures of 1 or 3 channels. Classes are
+    compared by name, because a class that was loaded from a repository is another object each time.
     """
     return (
         type(unet).__name__ == "UNet2DModel"
@@ -43,7 +52,8 @@ def stock_pipeline_can_run(unet: Any, scheduler: Any) -> bool:
 def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
     """Return a configuration with which stock DDPMScheduler has the same betas and samples the same.
 
-    A schedule that stock lacks goes out as `trained_betas`. Keys that only this package knows are kept where they differ from
+    A schedule that stock lacks goes out as `trained_betas`. Keys that only this package knows are kept where
+    they differ from
     their default: stock ignores them, with a warning.
     """
     config = dict(scheduler.config)
@@ -120,7 +130,12 @@ def model_card(
         eval_results=results or None,
     )
     return ModelCard.from_template(
-        data, template_path=str(template), model_name=model_name, dataset=dataset, metrics=metrics or {}, **values
+        data,
+        template_path=str(template),
+        model_name=model_name,
+        dataset=dataset,
+        metrics=metrics or {},
+        **values,
     )
 
 
@@ -144,8 +159,8 @@ def push_folder(
         commit_message: of the commit.
 
     Raises:
-        ValueError: the folder holds no pipeline, or the repository is public where a private one was asked for.
-        huggingface_hub.errors.HfHubHTTPError: the Hub refused.
+        ValueError: the folder holds no pipeline, or the repository is public where a private one was asked
+        for. huggingface_hub.errors.HfHubHTTPError: the Hub refused.
     """
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
@@ -153,7 +168,9 @@ def push_folder(
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if private and not api.repo_info(repo_id).private:
-        raise ValueError(f"{repo_id} exists and is public, but a private repository was asked for; nothing was uploaded.")
+        raise ValueError(
+            f"{repo_id} exists and is public, but a private repository was asked for; nothing was uploaded."
+        )
     api.upload_folder(
         repo_id=repo_id, folder_path=folder, allow_patterns=list(PUSHED_FILES), commit_message=commit_message
     )

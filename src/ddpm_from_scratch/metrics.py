@@ -1,7 +1,7 @@
 """Distances between two sets of samples, on whatever features the caller gives.
 
-No network lives here: a Fréchet distance on features of Inception is the FID, on other features it is not and must be
-named after them.
+No network lives here: a Fréchet distance on features of Inception is the FID, on other features it is not and
+must be named after them.
 """
 
 import torch
@@ -24,9 +24,10 @@ def sliced_wasserstein(
 
     SW2^2 = mean over unit directions w of W2^2(w . samples, w . reference)         (Bonneel et al. 2015)
 
-    In one dimension W2^2 is the mean squared difference of the quantile functions; they are compared at the midpoints of
-    as many equal parts as the larger set has samples, by linear interpolation. The directions depend only on `seed` and
-    D. Two finite sets of the same distribution have a distance above zero: compare with that floor.
+    In one dimension W2^2 is the mean squared difference of the quantile functions; they are compared at the
+    midpoints of as many equal parts as the larger set has samples, by linear interpolation. The directions
+    depend only on `seed` and D. Two finite sets of the same distribution have a distance above zero: compare
+    with that floor.
 
     Args:
         samples: shape (N, D).
@@ -61,7 +62,8 @@ def _quantiles(values: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
 def frechet_distance(features: torch.Tensor, reference: torch.Tensor) -> float:
     """Return the squared Fréchet distance of two Gaussians fitted to the features.
 
-    d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^{1/2} C2 C1^{1/2})^{1/2})                (Heusel et al. 2017, arXiv:1706.08500)
+    d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^{1/2} C2 C1^{1/2})^{1/2})                (Heusel et al. 2017,
+    arXiv:1706.08500)
 
     Biased upwards for few samples: compare numbers of the same N only.
 

@@ -1,7 +1,7 @@
 """Networks: named configurations of `UNet2DModel` for images, and `PointDenoiser` for vectors.
 
-A model is anything called as `model(sample, timesteps).sample`. The named configurations are plain diffusers networks:
-building one gives a `UNet2DModel` that any diffusers user can load.
+A model is anything called as `model(sample, timesteps).sample`. The named configurations are plain diffusers
+networks: building one gives a `UNet2DModel` that any diffusers user can load.
 """
 
 import json
@@ -118,7 +118,8 @@ def load_model_config(name_or_path: str, **hub_kwargs: Any) -> dict[str, Any]:
     """Return a model configuration by name, JSON file, folder or Hub id, in that order.
 
     Args:
-        name_or_path: one of `MODEL_CONFIGS`, a .json file, a folder with config.json, or a repository of the Hub.
+        name_or_path: one of `MODEL_CONFIGS`, a .json file, a folder with config.json, or a repository of the
+            Hub.
         hub_kwargs: passed to `load_config`, such as cache_dir, revision, subfolder, token.
 
     Raises:
@@ -134,7 +135,8 @@ def load_model_config(name_or_path: str, **hub_kwargs: Any) -> dict[str, Any]:
             config = UNet2DModel.load_config(name_or_path, **hub_kwargs)
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"model config is {name_or_path!r}, but must be one of {tuple(MODEL_CONFIGS)}, a JSON file, a folder with "
+            f"model config is {name_or_path!r}, but must be one of {tuple(MODEL_CONFIGS)}, a JSON file, a "
+            "folder with "
             f"config.json or a repository of the Hub ({str(error).splitlines()[0]})."
         ) from error
     if not isinstance(config, dict):
@@ -168,10 +170,24 @@ def sample_shape(model: Any) -> tuple[int, ...]:
     size, channels = getattr(config, "sample_size", None), getattr(config, "in_channels", None)
     if size is None or channels is None:
         raise ValueError(
-            f"the configuration of {type(model).__name__} must have sample_shape, or in_channels and sample_size "
+            f"the configuration of {type(model).__name__} must have sample_shape, or in_channels and "
+            "sample_size "
             "(an integer or a pair); set them, or pass latents to the pipeline."
         )
     return (channels, size, size) if isinstance(size, int) else (channels, *size)
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.time = nn.Linear(hidden_size, hidden_size)
+        self.inner = nn.Linear(hidden_size, hidden_size)
+        self.outer = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        inner = self.inner(self.norm(hidden)) + self.time(time)
+        return hidden + self.outer(nn.functional.silu(inner))
 
 
 class PointDenoiser(ModelMixin, ConfigMixin):
@@ -189,17 +205,7 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         (dimensions,) = sample_shape
         self.embed_sample = nn.Linear(dimensions, hidden_size)
         self.embed_time = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.SiLU())
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "norm": nn.LayerNorm(hidden_size),
-                    "time": nn.Linear(hidden_size, hidden_size),
-                    "inner": nn.Linear(hidden_size, hidden_size),
-                    "outer": nn.Linear(hidden_size, hidden_size),
-                }
-            )
-            for _ in range(num_blocks)
-        )
+        self.blocks = nn.ModuleList(_ResidualBlock(hidden_size) for _ in range(num_blocks))
         self.project = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, dimensions))
 
     def forward(
@@ -224,7 +230,6 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         time = self.embed_time(features)
         hidden = self.embed_sample(sample)
         for block in self.blocks:
-            inner = block["inner"](block["norm"](hidden)) + block["time"](time)
-            hidden = hidden + block["outer"](nn.functional.silu(inner))
+            hidden = block(hidden, time)
         output = self.project(hidden)
         return UNet2DOutput(sample=output) if return_dict else (output,)

@@ -1,6 +1,7 @@
 """Noise schedules: a name and a few numbers give the betas; the betas give alpha-bar.
 
-Everything of the DDPM family is one table, `alphas_cumprod` (the paper's alpha-bar), and this module makes it:
+Everything of the DDPM family is one table, `alphas_cumprod` (the paper's alpha-bar), and this module makes
+it:
 
     q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)        alpha_t = 1 - beta_t
     q(x_t | x_0)     = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)  alpha_bar_t = alpha_1 ... alpha_t
@@ -11,6 +12,7 @@ Everything of the DDPM family is one table, `alphas_cumprod` (the paper's alpha-
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "sigmoid_alpha_bar", "laplace")
@@ -26,7 +28,8 @@ _SCHEDULE_ALIASES = {
 def linear_betas(num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> torch.Tensor:
     """Return betas that rise linearly from `beta_start` to `beta_end`, float32, shape (T,).
 
-    beta_t = beta_start + (beta_end - beta_start) t / (T - 1)          (Ho et al. 2020, arXiv:2006.11239, sec. 4)
+    beta_t = beta_start + (beta_end - beta_start) t / (T - 1)          (Ho et al. 2020, arXiv:2006.11239, sec.
+    4)
 
     The defaults are meant for T = 1000. With fewer steps much signal is left: alpha_bar_T is 0.60 at T = 50.
     """
@@ -71,7 +74,8 @@ def sigmoid_alpha_bar(time: float, start: float = -3.0, end: float = 3.0, tau: f
 
     alpha_bar(u) = (S(end) - S(start + u (end - start))) / (S(end) - S(start)),  S(x) = sigmoid(x / tau)
 
-    Jabri et al. 2022 (arXiv:2212.11972), Chen 2023 (arXiv:2301.10972, sec. 2); clipped below at 1e-9 as there.
+    Jabri et al. 2022 (arXiv:2212.11972), Chen 2023 (arXiv:2301.10972, sec. 2); clipped below at 1e-9 as
+    there.
     """
     at_start, at_end, here = (
         1 / (1 + math.exp(-x / tau)) for x in (start, end, start + time * (end - start))
@@ -84,8 +88,9 @@ def laplace_alpha_bar(time: float) -> float:
 
     log SNR(u) = -0.5 sign(0.5 - u) log(1 - 2 |0.5 - u| + 1e-6),  alpha_bar = SNR / (1 + SNR)
 
-    Hang & Gu 2024 (arXiv:2407.03297), mean 0, scale 0.5. diffusers 0.42 uses sqrt(SNR / (1 + SNR)) as alpha-bar
-    under this name, which leaves more signal at every step; here alpha-bar has the SNR of the paper.
+    Hang & Gu 2024 (arXiv:2407.03297), mean 0, scale 0.5. diffusers 0.42 uses sqrt(SNR / (1 + SNR)) as
+    alpha-bar under this name, which leaves more signal at every step; here alpha-bar has the SNR of the
+    paper.
     """
     log_snr_here = -0.5 * math.copysign(1, 0.5 - time) * math.log(1 - 2 * abs(0.5 - time) + 1e-6)
     snr_here = math.exp(log_snr_here)
@@ -107,8 +112,8 @@ def betas_from_alpha_bar(
         alpha_bar: falling function of time in [0, 1].
         num_train_timesteps: T.
         max_beta: cap that keeps the last steps away from a singularity.
-        normalize: divide by alpha_bar(0). False keeps the values of `alpha_bar` itself, for a function that is
-            already below 1 at time 0.
+        normalize: divide by alpha_bar(0). False keeps the values of `alpha_bar` itself, for a function that
+            is already below 1 at time 0.
     """
     times = [i / num_train_timesteps for i in range(num_train_timesteps + 1)]
     levels = [alpha_bar(time) for time in times]
@@ -170,21 +175,27 @@ def betas_for_schedule(
     )
 
 
-def given_betas(trained_betas: torch.Tensor | Sequence[float], num_train_timesteps: int) -> torch.Tensor:
+def given_betas(
+    trained_betas: torch.Tensor | np.ndarray | Sequence[float], num_train_timesteps: int
+) -> torch.Tensor:
     """Return betas that the caller gives, checked, float32, shape (T,).
 
     Raises:
-        ValueError: not one-dimensional, another length than T, or a value that is not in (0, 1]. A last beta of 1 is a
+        ValueError: not one-dimensional, another length than T, or a value that is not in (0, 1]. A last beta
+        of 1 is a
             schedule with zero terminal SNR.
     """
     betas = torch.as_tensor(trained_betas, dtype=torch.float32).detach().clone()
     if betas.ndim != 1 or len(betas) != num_train_timesteps:
         raise ValueError(
-            f"trained_betas has shape {tuple(betas.shape)}, but num_train_timesteps is {num_train_timesteps}. "
+            f"trained_betas has shape {tuple(betas.shape)}, but num_train_timesteps is "
+            f"{num_train_timesteps}. "
             "Give one beta per timestep, or set num_train_timesteps to their number."
         )
     if not bool(((betas > 0) & (betas <= 1)).all()):
-        raise ValueError("trained_betas has values outside (0, 1] or not finite; every beta must be in (0, 1].")
+        raise ValueError(
+            "trained_betas has values outside (0, 1] or not finite; every beta must be in (0, 1]."
+        )
     return betas
 
 
@@ -213,7 +224,7 @@ def alphas_cumprod_from_betas(betas: torch.Tensor) -> torch.Tensor:
 
 
 def snr(alphas_cumprod: torch.Tensor) -> torch.Tensor:
-    """Return the signal-to-noise ratio alpha_bar / (1 - alpha_bar) (Kingma et al. 2021, arXiv:2107.00630, eq. 1)."""
+    """Return the ratio alpha_bar / (1 - alpha_bar) (Kingma et al. 2021, arXiv:2107.00630, eq. 1)."""
     return alphas_cumprod / (1 - alphas_cumprod)
 
 

@@ -1,7 +1,8 @@
 """What training minimises: timestep samplers, loss weights and the loss.
 
-Everything reads only `scheduler.alphas_cumprod` and `scheduler.config.{prediction_type, num_train_timesteps}`, so it works
-with this package's schedulers and with diffusers' own. A model is anything called as `model(sample, timesteps).sample`.
+Everything reads only `scheduler.alphas_cumprod` and `scheduler.config.{prediction_type,
+num_train_timesteps}`, so it works with this package's schedulers and with diffusers' own. A model is anything
+called as `model(sample, timesteps).sample`.
 """
 
 from collections.abc import Callable
@@ -39,8 +40,9 @@ def stratified_timesteps(
 
     t_i = floor(T (i + u_i) / n),  u_i ~ U[0, 1),  i = first_stratum .. first_stratum + B - 1
 
-    Each t_i alone is uniform over its stratum and a random sample's t is uniform over 0..T-1, so the loss stays
-    unbiased while its variance falls (low-discrepancy sampling, Kingma et al. 2021, arXiv:2107.00630, app. I.1).
+    Each t_i alone is uniform over its stratum and a random sample's t is uniform over 0..T-1, so the loss
+    stays unbiased while its variance falls (low-discrepancy sampling, Kingma et al. 2021, arXiv:2107.00630,
+    app. I.1).
 
     Args:
         batch_size: B.
@@ -67,7 +69,8 @@ def stratified_timesteps(
 def min_snr_weights(alpha_prod_t: torch.Tensor, prediction_type: str, gamma: float = 5.0) -> torch.Tensor:
     """Return the weight of each sample's squared error, same shape as `alpha_prod_t`.
 
-    In x_0 units the weight is min(SNR, gamma) for every prediction type, so the network's own error is weighted by
+    In x_0 units the weight is min(SNR, gamma) for every prediction type, so the network's own error is
+    weighted by
         sample:        min(SNR, gamma)
         epsilon:       min(SNR, gamma) / SNR
         v_prediction:  min(SNR, gamma) / (SNR + 1)              (Hang et al. 2023, arXiv:2303.09556, sec. 3.4)
@@ -105,9 +108,11 @@ def denoising_losses(
 ) -> torch.Tensor:
     """Return the denoising loss of each sample, float32, shape (B,).
 
-    loss_i = w(t_i) mean((target - model(x_t, t_i))^2)      (Ho et al. 2020, arXiv:2006.11239, eq. 14: w = 1, mean for sum)
+    loss_i = w(t_i) mean((target - model(x_t, t_i))^2)      (Ho et al. 2020, arXiv:2006.11239, eq. 14: w = 1,
+    mean for sum)
 
-    The noising, the target and the error are in the dtype of `original_samples` (float32), so that in mixed precision only
+    The noising, the target and the error are in the dtype of `original_samples` (float32), so that in mixed
+    precision only
     the network runs in half: at small t, 1 - alpha_bar is 0 in bfloat16.
 
     Args:
@@ -134,7 +139,8 @@ def denoising_losses(
     target = training_target(original_samples, noise, at_t, prediction_type)
     if model_output.shape != target.shape:
         raise ValueError(
-            f"the model's output has shape {tuple(model_output.shape)}, but the samples have {tuple(target.shape)}; "
+            f"the model's output has shape {tuple(model_output.shape)}, but the samples have "
+            f"{tuple(target.shape)}; "
             "in_channels and out_channels of the network must be equal."
         )
     losses = (model_output.to(target.dtype) - target).square().flatten(1).mean(1)

@@ -1,6 +1,7 @@
 """DDPMFromScratchPipeline: noise in, samples out, with any diffusers scheduler.
 
-The reverse loop of Ho et al. 2020 (arXiv:2006.11239, algorithm 2), for images (B, C, H, W) and for vectors (B, D).
+The reverse loop of Ho et al. 2020 (arXiv:2006.11239, algorithm 2), for images (B, C, H, W) and for vectors
+(B, D).
 """
 
 import inspect
@@ -31,9 +32,10 @@ class DDPMFromScratchPipelineOutput(BaseOutput):
     """Samples, and the way to them if it was asked for.
 
     Args:
-        images: the samples: a list of PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) with values in [0, 1]; for
-            data that are not images, an array or a tensor (B, ...) in the data's own units.
-        trajectory: x_T, ..., x_0 in the network's units ([-1, 1] for images), shape (steps + 1, B, ...), on the CPU.
+        images: the samples: a list of PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) with values
+            in [0, 1]; for data that are not images, an array or a tensor (B, ...) in the data's own units.
+        trajectory: x_T, ..., x_0 in the network's units ([-1, 1] for images), shape (steps + 1, B, ...), on
+            the CPU.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -43,7 +45,8 @@ class DDPMFromScratchPipelineOutput(BaseOutput):
 class DDPMFromScratchPipeline(DiffusionPipeline):
     """Generate samples with a denoising network and a scheduler.
 
-    A stock DDPMScheduler becomes a DDPMFromScratchScheduler of the same configuration; every other scheduler is kept.
+    A stock DDPMScheduler becomes a DDPMFromScratchScheduler of the same configuration; every other scheduler
+    is kept.
 
     Args:
         unet: the network, called as `unet(sample, timestep).sample`.
@@ -77,17 +80,18 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
 
         Args:
             batch_size: number of samples B.
-            generator: source of all randomness; a list has one for each sample, which makes a sample independent of the
-                batch it is in.
-            num_inference_steps: number of timesteps to visit; the scheduler's number of training timesteps if not given.
-            latents: x_T ~ N(0, I) to start from, shape (B, ...), instead of drawing it; scaled by the scheduler's
-                init_noise_sigma like the noise that would be drawn.
+            generator: source of all randomness; a list has one for each sample, which makes a sample
+                independent of the batch it is in.
+            num_inference_steps: number of timesteps to visit; the scheduler's number of training timesteps if
+                not given.
+            latents: x_T ~ N(0, I) to start from, shape (B, ...), instead of drawing it; scaled by the
+                scheduler's init_noise_sigma like the noise that would be drawn.
             class_labels: for class-conditional networks: one label for all, or B of them.
             output_type: "pil", "np" or "pt"; "pil" for images and "np" for other data if not given.
             return_dict: return a DDPMFromScratchPipelineOutput instead of a tuple.
             return_trajectory: also return every x_t on the way.
-            callback_on_step_end: called as f(pipeline, step_index, timestep, {"latents": x_t}) after each step; may return
-                {"latents": ...} to continue from.
+            callback_on_step_end: called as f(pipeline, step_index, timestep, {"latents": x_t}) after each
+                step; may return {"latents": ...} to continue from.
             callback_on_step_end_tensor_inputs: names the callback wants; only "latents" exists.
 
         Raises:
@@ -145,13 +149,18 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}, but must be an integer of at least 1.")
         if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"got {len(generator)} generators for batch_size={batch_size}; give one for each sample.")
+            raise ValueError(
+                f"got {len(generator)} generators for batch_size={batch_size}; give one for each sample."
+            )
         if latents is not None and latents.shape != noise_shape:
-            raise ValueError(f"latents have shape {tuple(latents.shape)}, but batch_size={batch_size}; make them agree.")
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}, but batch_size={batch_size}; make them agree."
+            )
         unknown = set(callback_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
-                f"callback_on_step_end_tensor_inputs has {sorted(unknown)}, but only {self._callback_tensor_inputs} exist."
+                f"callback_on_step_end_tensor_inputs has {sorted(unknown)}, but only "
+                f"{self._callback_tensor_inputs} exist."
             )
         is_image, channels = len(noise_shape) == 4, noise_shape[1]
         output_type = output_type or ("pil" if is_image else "np")
@@ -159,7 +168,8 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             raise ValueError(f"output_type is {output_type!r}, but must be one of {OUTPUT_TYPES}.")
         if output_type == "pil" and not (is_image and channels in (1, 3, 4)):
             raise ValueError(
-                f"output_type 'pil' needs images with 1, 3 or 4 channels, but samples have shape {noise_shape[1:]}; "
+                f"output_type 'pil' needs images with 1, 3 or 4 channels, but samples have shape "
+                f"{noise_shape[1:]}; "
                 "use 'np' or 'pt'."
             )
         return output_type
@@ -171,7 +181,9 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         num_classes = getattr(self.unet.config, "num_class_embeds", None)
         if class_labels is None:
             if num_classes is not None:
-                raise ValueError(f"the network is class-conditional: pass class_labels in 0..{num_classes - 1}.")
+                raise ValueError(
+                    f"the network is class-conditional: pass class_labels in 0..{num_classes - 1}."
+                )
             return {}
         if num_classes is None:
             raise ValueError("class_labels were given, but the network is not class-conditional.")
@@ -185,14 +197,16 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         return {"class_labels": labels}
 
     def _without_unused_variance(self, model_output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        """Drop the learned variance of a 2C-channel network for schedulers that have no variance type, such as DDIM."""
+        """Drop the second half of 2C channels for schedulers without a variance type, such as DDIM."""
         # The class tells, not the configuration: from_config keeps keys that the class does not know.
         knows_variance = "variance_type" in inspect.signature(type(self.scheduler).__init__).parameters
         if not knows_variance and model_output.shape[1] == 2 * sample.shape[1]:
             return model_output[:, : sample.shape[1]]
         return model_output
 
-    def _convert(self, sample: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+    def _convert(
+        self, sample: torch.Tensor, output_type: str
+    ) -> list[Image.Image] | np.ndarray | torch.Tensor:
         if sample.ndim == 4:
             sample = (sample / 2 + 0.5).clamp(0, 1)
             if output_type == "pt":
@@ -202,14 +216,15 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         return sample if output_type == "pt" else sample.float().cpu().numpy()
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save the pipeline to a folder, so that it loads without this package where stock diffusers can run it.
+        """Save the pipeline so that it loads without this package where stock diffusers can run it.
 
         Then the index names DDPMPipeline, DDPMScheduler and UNet2DModel (see `hub.make_portable`), and
-        `DiffusionPipeline.from_pretrained(folder)` works with diffusers alone. A class-conditional network, a PointDenoiser
-        or another scheduler is saved under its own names, and loads where this package is imported.
+        `DiffusionPipeline.from_pretrained(folder)` works with diffusers alone. A class-conditional network, a
+        PointDenoiser or another scheduler is saved under its own names, and loads where this package is
+        imported.
 
-        Arguments as in `DiffusionPipeline.save_pretrained`, except that push_to_hub=True is refused: the upload would happen
-        before the folder is complete.
+        Arguments as in `DiffusionPipeline.save_pretrained`, except that push_to_hub=True is refused: the
+        upload would happen before the folder is complete.
 
         Raises:
             ValueError: push_to_hub=True.

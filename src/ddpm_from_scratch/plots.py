@@ -1,4 +1,4 @@
-"""Pictures: sample grids and loss curves. matplotlib is imported only inside the functions that draw with it."""
+"""Pictures: sample grids, loss curves, point clouds. matplotlib is imported where it draws, not before."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,14 @@ from PIL import Image
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
-def sample_grid(images: np.ndarray, columns: int | None = None, pixel_size: int = 1, gap: int = 2) -> Image.Image:
+def sample_grid(
+    images: np.ndarray, columns: int | None = None, pixel_size: int = 1, gap: int = 2
+) -> Image.Image:
     """Return one picture with the images side by side, row by row.
 
     Args:
-        images: values in [0, 1], shape (N, H, W, C) with C of 1 or 3; what a pipeline gives with output_type="np".
+        images: values in [0, 1], shape (N, H, W, C) with C of 1 or 3; what a pipeline gives with
+            output_type="np".
         columns: images in a row; a square grid if not given.
         pixel_size: side of one image pixel in the picture, for small images.
         gap: pixels between images.
@@ -24,13 +27,17 @@ def sample_grid(images: np.ndarray, columns: int | None = None, pixel_size: int 
         ValueError: a wrong shape or no image.
     """
     if images.ndim != 4 or not len(images) or images.shape[-1] not in (1, 3):
-        raise ValueError(f"images have shape {images.shape}, but must be (N, H, W, C) with N > 0 and C of 1 or 3.")
+        raise ValueError(
+            f"images have shape {images.shape}, but must be (N, H, W, C) with N > 0 and C of 1 or 3."
+        )
     columns = min(columns or int(np.ceil(len(images) ** 0.5)), len(images))
     rows = -(-len(images) // columns)
     tiles = (images.clip(0, 1) * 255).round().astype(np.uint8)
     tiles = tiles.repeat(pixel_size, axis=1).repeat(pixel_size, axis=2)
     height, width, channels = tiles.shape[1:]
-    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 127, dtype=np.uint8)
+    canvas = np.full(
+        (rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 127, dtype=np.uint8
+    )
     for index, tile in enumerate(tiles):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
         canvas[top : top + height, left : left + width] = tile
@@ -46,7 +53,7 @@ def _new_figure(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
 
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], path: str | Path) -> None:
-    """Save a chart of the training loss over optimizer updates as PNG; a running mean is drawn over the raw values.
+    """Save a chart of the training loss over optimizer updates as PNG, with a running mean.
 
     Raises:
         ValueError: two lengths that differ, or nothing to draw.

@@ -1,8 +1,9 @@
 """DDPMFromScratchScheduler: ancestral sampling of Ho et al. 2020, a drop-in for diffusers' DDPMScheduler.
 
-The equations are in `diffusion.py` and the schedules in `noise_schedules.py`. This module adds what a diffusers
-scheduler is: a configuration, a chain of timesteps, and `step`. Results equal DDPMScheduler's bit for bit on float32
-wherever that one is right; the differences are listed in docs/differences.md.
+The equations are in `diffusion.py` and the schedules in `noise_schedules.py`. This module adds what a
+diffusers
+scheduler is: a configuration, a chain of timesteps, and `step`. Results equal DDPMScheduler's bit for bit on
+float32 wherever that one is right; the differences are listed in docs/differences.md.
 """
 
 import operator
@@ -93,17 +94,18 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: T, the number of noise levels the network was trained on.
         beta_start: first beta of the linear, scaled_linear and sigmoid schedules.
         beta_end: last beta of the same schedules.
-        beta_schedule: "linear", "scaled_linear", "squaredcos_cap_v2" (cosine), "sigmoid" (in beta, as diffusers means
-            it), "sigmoid_alpha_bar" (as Jabri et al. 2022 mean it) or "laplace".
+        beta_schedule: "linear", "scaled_linear", "squaredcos_cap_v2" (cosine), "sigmoid" (in beta, as
+            diffusers means it), "sigmoid_alpha_bar" (as Jabri et al. 2022 mean it) or "laplace".
         trained_betas: T betas to use instead of a named schedule.
-        variance_type: variance of the added noise: "fixed_small" (the posterior's), "fixed_large" (beta), the same with
-            "_log", or "learned" / "learned_range" for a network with 2C output channels whose second half is a
-            log-variance, or an interpolation between the two fixed ones (Nichol & Dhariwal 2021, arXiv:2102.09672,
-            eq. 15).
-        clip_sample: clip the estimate of x_0 to [-clip_sample_range, clip_sample_range]. Right for images in [-1, 1];
-            switch it off for data outside.
+        variance_type: variance of the added noise: "fixed_small" (the posterior's), "fixed_large" (beta), the
+            same with "_log", or "learned" / "learned_range" for a network with 2C output channels whose
+            second half is a log-variance, or an interpolation between the two fixed ones (Nichol & Dhariwal
+            2021, arXiv:2102.09672, eq. 15).
+        clip_sample: clip the estimate of x_0 to [-clip_sample_range, clip_sample_range]. Right for images in
+            [-1, 1]; switch it off for data outside.
         prediction_type: what the network predicts: "epsilon", "sample" (x_0) or "v_prediction".
-        thresholding: dynamic thresholding of x_0 (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3) instead of clipping.
+        thresholding: dynamic thresholding of x_0 (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3) instead of
+            clipping.
         dynamic_thresholding_ratio: the quantile of |x_0| it uses, in [0, 1].
         clip_sample_range: half width of the clipping interval.
         sample_max_value: largest threshold of dynamic thresholding; with the default 1.0 it equals clipping.
@@ -179,7 +181,8 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             if not bool(((betas > 0) & (betas < 1)).all()):
                 raise ValueError(
                     f"beta_schedule {beta_schedule!r} with beta_start={beta_start}, beta_end={beta_end}, "
-                    f"max_beta={max_beta} gives betas from {betas.min():g} to {betas.max():g}, but every beta must "
+                    f"max_beta={max_beta} gives betas from {betas.min():g} to {betas.max():g}, but every "
+                    "beta must "
                     "be inside (0, 1)."
                 )
         if rescale_betas_zero_snr:
@@ -257,7 +260,8 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             rising = counts * (num_train // num_steps) + self.config.steps_offset
             if rising[-1] >= num_train:
                 raise ValueError(
-                    f"num_inference_steps={num_steps} with steps_offset={self.config.steps_offset} starts at timestep "
+                    f"num_inference_steps={num_steps} with steps_offset={self.config.steps_offset} starts at "
+                    "timestep "
                     f"{rising[-1]}, but the last one is {num_train - 1}. Take fewer steps or steps_offset=0."
                 )
         else:
@@ -284,12 +288,12 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             "fixed_large": lambda: beta**0.5,
             "fixed_large_log": lambda: torch.exp(0.5 * torch.log(beta)),
         }.get(self.variance_type, lambda: variance**0.5)()
-        # The posterior of the last step has no variance; `_MIN_VARIANCE` of it is below float32 resolution. DDPMScheduler
-        # adds it too, so keeping it keeps results and random streams equal bit for bit.
+        # The posterior of the last step has no variance; `_MIN_VARIANCE` of it is below float32 resolution.
+        # DDPMScheduler adds it too, so keeping it keeps results and random streams equal bit for bit.
         noise_std[-1] = variance[-1] ** 0.5
         columns = (*at_t, *to_prev, noise_std, torch.log(variance), torch.log(beta))
         self._steps = [
-            _Step(Scales(*row[:2]), Posterior(*row[2:5]), *row[5:], is_last=index == len(timesteps) - 1)
+            _Step(Scales(*row[:2]), Posterior(*row[2:5]), row[5], row[6], row[7], index == len(timesteps) - 1)
             for index, row in enumerate(torch.stack(columns, dim=1).tolist())
         ]
 
@@ -299,7 +303,8 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         if index is None:
             shown = ", ".join(map(str, self._visited[:5])) + (", ..." if len(self._visited) > 5 else "")
             raise ValueError(
-                f"timestep {int(timestep)} is not one of the {len(self._visited)} that set_timesteps chose ({shown}). "
+                f"timestep {int(timestep)} is not one of the {len(self._visited)} that set_timesteps chose "
+                f"({shown}). "
                 "Call step only with values of scheduler.timesteps."
             )
         return index
@@ -318,9 +323,12 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         expected = (sample.shape[0], (2 if learned else 1) * channels, *sample.shape[2:])
         if model_output.shape != expected:
             raise ValueError(
-                f"model_output has shape {tuple(model_output.shape)}, but a sample of shape {tuple(sample.shape)} and "
-                f"variance_type {self.variance_type!r} need {expected}. A network with twice the sample's channels "
-                "predicts a variance: use variance_type 'learned_range' (or 'learned') for it, and only for it."
+                f"model_output has shape {tuple(model_output.shape)}, but a sample of shape "
+                f"{tuple(sample.shape)} and "
+                f"variance_type {self.variance_type!r} need {expected}. A network with twice the sample's "
+                "channels "
+                "predicts a variance: use variance_type 'learned_range' (or 'learned') for it, and only for "
+                "it."
             )
         if not learned:
             return model_output, None
@@ -350,7 +358,8 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
     ) -> DDPMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """Return a sample of the previous (less noisy) timestep.
 
-        x_{t-1} ~ N(posterior mean at the x_0 estimate, std^2 I)         (Ho et al. 2020, arXiv:2006.11239, eqs. 7, 15)
+        x_{t-1} ~ N(posterior mean at the x_0 estimate, std^2 I)         (Ho et al. 2020, arXiv:2006.11239,
+        eqs. 7, 15)
 
         Args:
             model_output: network output, shape (B, C, ...); (B, 2C, ...) for learned variances.
@@ -383,7 +392,8 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
                 )
             elif variance_noise.shape != sample.shape:
                 raise ValueError(
-                    f"variance_noise has shape {tuple(variance_noise.shape)}, but must have the sample's shape "
+                    f"variance_noise has shape {tuple(variance_noise.shape)}, but must have the sample's "
+                    "shape "
                     f"{tuple(sample.shape)}."
                 )
             prev_sample = prev_sample + self._noise_std(step, predicted_variance) * variance_noise
@@ -410,20 +420,20 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             )
         if noise.shape != samples.shape:
             raise ValueError(
-                f"noise has shape {tuple(noise.shape)}, but must have the samples' shape {tuple(samples.shape)}."
+                f"noise has shape {tuple(noise.shape)}, but must have the samples' shape "
+                f"{tuple(samples.shape)}."
             )
         timesteps = torch.as_tensor(timesteps)
         if timesteps.is_floating_point() or timesteps.numel() not in (1, len(samples)):
             raise ValueError(
-                f"timesteps have shape {tuple(timesteps.shape)} and dtype {timesteps.dtype}, but must be one integer "
+                f"timesteps have shape {tuple(timesteps.shape)} and dtype {timesteps.dtype}, but must be one "
+                "integer "
                 f"or {len(samples)}, one for each sample."
             )
         if timesteps.device.type == "cpu" and timesteps.numel():
             low, high = (int(bound) for bound in timesteps.aminmax())
             if low < 0 or high >= len(self):
-                raise ValueError(
-                    f"timesteps reach from {low} to {high}, but must be in 0..{len(self) - 1}."
-                )
+                raise ValueError(f"timesteps reach from {low} to {high}, but must be in 0..{len(self) - 1}.")
         # Tables in at least float32, cast last: in half precision 1 - alpha_bar would round to 0 at small t.
         precise = torch.promote_types(samples.dtype, torch.float32)
         key = (samples.device, precise)
@@ -453,7 +463,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
     def get_velocity(
         self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
-        """Return v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022, arXiv:2202.00512).
+        """Return v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022, sec. 4).
 
         Arguments and errors as in `add_noise`; `sample` is x_0, as diffusers calls it here.
         """

@@ -20,8 +20,8 @@ def swiss_roll(
 ) -> torch.Tensor:
     """Return points of the 2-D Swiss roll, standardised, float32, shape (num_samples, 2).
 
-    (phi cos phi, phi sin phi) with phi uniform in [1.5 pi, 4.5 pi], plus noise; then each coordinate has mean 0 and
-    variance 1 over the noise-free distribution, so that x_t has unit variance at every t.
+    (phi cos phi, phi sin phi) with phi uniform in [1.5 pi, 4.5 pi], plus noise; then each coordinate has mean
+    0 and variance 1 over the noise-free distribution, so that x_t has unit variance at every t.
 
     Args:
         num_samples: number of points.
@@ -43,8 +43,8 @@ class GaussianDenoiser(ModelMixin, ConfigMixin):
 
     E[x_0 | x_t] = mean + sqrt(a) C (a C + (1 - a) I)^{-1} (x_t - sqrt(a) mean),   a = alpha_bar_t
 
-    (conditioning of a joint Gaussian). Sampling with it must give back the data distribution up to discretisation, which is
-    what makes it a test of a sampler.
+    (conditioning of a joint Gaussian). Sampling with it must give back the data distribution up to
+    discretisation, which is what makes it a test of a sampler.
 
     Args:
         mean: D numbers.

@@ -1,0 +1,308 @@
+"""The training script in processes of its own, on the real digits with a tiny network."""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from conftest import run_training
+from ddpm_from_scratch import DDPMFromScratchPipeline
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
+
+
+def digest(folder, name=WEIGHTS):
+    return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def log_rows(folder):
+    return [json.loads(line) for line in (folder / "logs" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_run_leaves_what_the_readme_promises(tiny_run):
+    for name in (
+        "model_index.json",
+        WEIGHTS,
+        "unet/config.json",
+        "scheduler/scheduler_config.json",
+        "README.md",
+        "results.json",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "samples.png",
+        "loss.png",
+    ):
+        assert (tiny_run / name).is_file(), name
+    for name in ("samples.png", "loss.png"):
+        with Image.open(tiny_run / name) as picture:
+            assert min(picture.size) > 90
+    assert sorted(path.name for path in tiny_run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    assert not [path for path in tiny_run.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
+
+
+def test_results_and_card_hold_the_measured_figures(tiny_run):
+    results = json.loads((tiny_run / "results.json").read_text())
+    evaluation = results["evaluation"]
+    assert evaluation["num_samples"] == 8 and evaluation["network_evaluations"] == 20
+    assert evaluation["sliced_w2"] > evaluation["sliced_w2_floor"] > 0
+    card = (tiny_run / "README.md").read_text()
+    for key in ("sliced_w2", "frechet_distance_digit_classifier"):
+        assert f"{evaluation[key]:.4f}" in card
+    assert "not FID" in card and "model-index" in card and "trust_remote_code" in card and "--seed=3" in card
+
+
+def test_averaged_and_raw_weights_differ_and_both_load(tiny_run):
+    averaged, raw = (DDPMFromScratchPipeline.from_pretrained(tiny_run, variant=v) for v in (None, "non_ema"))
+    pairs = list(zip(averaged.unet.parameters(), raw.unet.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in pairs) and all(a.dtype == torch.float32 for a, _ in pairs)
+
+
+def test_stock_diffusers_gives_the_same_images_without_the_package(tiny_run, tmp_path):
+    """In a fresh process in which importing the package fails."""
+    code = (
+        "import sys; sys.modules['ddpm_from_scratch'] = None\n"
+        "import numpy, torch\nfrom diffusers import DiffusionPipeline\n"
+        f"pipe = DiffusionPipeline.from_pretrained({str(tiny_run)!r}, disable_mmap=True)\n"
+        "images = pipe(2, generator=torch.Generator().manual_seed(0), num_inference_steps=10, "
+        "output_type='np').images\n"
+        f"print(type(pipe).__name__, "
+        f"type(pipe.scheduler).__name__)\nnumpy.save({str(tmp_path / 'stock.npy')!r}, images)\n"
+    )
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["DDPMPipeline", "DDPMScheduler"] and "Traceback" not in done.stderr
+    assert "not expected" not in done.stderr  # no key that stock does not know
+    ours = DDPMFromScratchPipeline.from_pretrained(tiny_run, disable_mmap=True)
+    images = ours(2, torch.Generator().manual_seed(0), 10, output_type="np").images
+    np.testing.assert_allclose(np.load(tmp_path / "stock.npy"), images, rtol=0, atol=1e-6)
+    assert type(DiffusionPipeline.from_pretrained(tiny_run).scheduler).__name__ == "DDPMScheduler"
+
+
+def test_same_command_twice_gives_the_same_weights_and_another_seed_others(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run_training(tmp_path / name, f"--seed={seed}")
+    assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
+
+
+def test_resumed_run_equals_the_straight_one(tmp_path):
+    flags = (
+        "--use_ema",
+        "--optimizer=muon",
+        "--max_train_steps=6",
+        "--checkpointing_steps=3",
+        "--num_epochs=99",
+    )
+    run_training(tmp_path / "straight", *flags)
+    run_training(tmp_path / "resumed", *flags)
+    for name in (WEIGHTS, "model_index.json"):
+        (tmp_path / "resumed" / name).unlink()
+    checkpoint = tmp_path / "resumed" / "checkpoint-3"
+    run_training(tmp_path / "resumed", *flags, f"--resume_from_checkpoint={checkpoint}")
+    for name in (WEIGHTS, "unet/diffusion_pytorch_model.non_ema.safetensors"):
+        assert digest(tmp_path / "straight", name) == digest(tmp_path / "resumed", name)
+    assert [row["step"] for row in log_rows(tmp_path / "resumed")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_checkpoint_and_sample_frequency_change_nothing(tmp_path):
+    run_training(tmp_path / "quiet", "--checkpointing_steps=100")
+    run_training(
+        tmp_path / "busy",
+        "--checkpointing_steps=1",
+        "--checkpoints_total_limit=1",
+        "--save_images_epochs=1",
+        "--train_batch_size=16",
+    )
+    assert digest(tmp_path / "quiet") == digest(tmp_path / "busy")
+    assert [path.name for path in (tmp_path / "busy").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "linear"])
+def test_learning_rate_is_counted_in_updates(tmp_path, scheduler):
+    curves = []
+    for steps in (1, 2, 4):
+        folder = tmp_path / str(steps)
+        run_training(
+            folder,
+            f"--gradient_accumulation_steps={steps}",
+            "--max_train_steps=5",
+            f"--lr_scheduler={scheduler}",
+        )
+        curves.append([row["lr"] for row in log_rows(folder)])
+    assert curves[0] == curves[1] == curves[2]
+    assert (
+        curves[0][0] == pytest.approx(5e-5)
+        and curves[0][1] == pytest.approx(1e-4)
+        and curves[0][-1] == pytest.approx(0, abs=1e-12)
+    )
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    """Same samples; the noise has other streams, so the losses agree only on average."""
+    run_training(tmp_path / "one", "--train_batch_size=64", "--max_train_steps=8")
+    run_training(
+        tmp_path / "four", "--train_batch_size=16", "--gradient_accumulation_steps=4", "--max_train_steps=8"
+    )
+    one, four = ([row["loss"] for row in log_rows(tmp_path / name)] for name in ("one", "four"))
+    assert np.mean(one) == pytest.approx(np.mean(four), rel=0.1)
+
+
+def test_two_processes_train_and_agree_with_themselves(tmp_path):
+    for name in ("a", "b"):
+        run_training(tmp_path / name, launcher=TWO_PROCESSES)
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert results["training"]["num_processes"] == 2
+    assert results["training"]["samples_seen"] == 4 * 16 * 2
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    assert [row["lr"] for row in log_rows(tmp_path / "a")][:2] == pytest.approx([5e-5, 1e-4])
+
+
+def test_accelerate_launch_trains_in_one_process(tmp_path):
+    run_training(
+        tmp_path / "run",
+        launcher=(
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes=1",
+            "--mixed_precision=no",
+            "--num_machines=1",
+            "--dynamo_backend=no",
+        ),
+    )
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["num_processes"] == 1
+
+
+def test_bfloat16_trains_and_saves_float32(tmp_path):
+    run_training(
+        tmp_path / "run",
+        "--mixed_precision=bf16",
+        "--use_ema",
+        "--max_train_steps=20",
+        "--learning_rate=1e-3",
+    )
+    losses = [row["loss"] for row in log_rows(tmp_path / "run")]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    pipeline = DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")
+    assert pipeline.unet.dtype == torch.float32
+    assert (
+        json.loads((tmp_path / "run" / "results.json").read_text())["training"]["mixed_precision"] == "bf16"
+    )
+
+
+def test_class_conditional_model_trains_and_loads(tmp_path):
+    run_training(
+        tmp_path / "run", "--label_column=label", "--loss_weighting=min_snr", "--timestep_sampling=stratified"
+    )
+    pipeline = DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")
+    assert len(pipeline(2, class_labels=[3, 7], num_inference_steps=3).images) == 2
+    assert "class_labels=0" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_points_train_from_the_preset(tmp_path):
+    from conftest import ROOT
+
+    run_training(
+        tmp_path / "roll",
+        f"--config={ROOT / 'training' / 'configs' / 'swiss_roll.yaml'}",
+        "--dataset_name=swiss_roll",
+        "--model_config_name_or_path=points",
+        "--evaluation_samples=100",
+        "--train_batch_size=64",
+    )
+    pipeline = DDPMFromScratchPipeline.from_pretrained(tmp_path / "roll")
+    assert pipeline(5, num_inference_steps=3).images.shape == (5, 2)
+    assert json.loads((tmp_path / "roll" / "results.json").read_text())["evaluation"]["sliced_w2"] > 0
+
+
+def test_image_folder_trains_with_tensorboard(tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for index in range(4):
+        Image.fromarray(generator.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(
+            tmp_path / "images" / f"{index}.png"
+        )
+    environment = {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    command = [
+        f"--train_data_dir={tmp_path / 'images'}",
+        "--resolution=16",
+        "--channels=3",
+        "--logger=tensorboard",
+        "--random_flip",
+    ]
+    from conftest import TINY
+
+    rest = [flag for flag in TINY if not flag.startswith("--dataset_name")]
+    import os
+    import subprocess
+
+    from conftest import ROOT
+
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "training" / "train.py"),
+            *rest,
+            *command,
+            f"--output_dir={tmp_path / 'run'}",
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
+    assert (
+        len(DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")(1, num_inference_steps=2).images) == 1
+    )
+
+
+BAD_RUNS = {
+    "missing folder": (["--dataset_name=none", "--train_data_dir=/does/not/exist"], "exactly one"),
+    "model": (["--model_config_name_or_path=unknown"], "--model_config_name_or_path"),
+    "label": (["--label_column=colour"], "--label_column"),
+    "resume": (["--resume_from_checkpoint=latest"], "holds no checkpoint"),
+    "resolution": (["--resolution=32"], "--resolution 8"),
+    "kind of model": (["--model_config_name_or_path=points"], "UNet2DModel"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RUNS)
+def test_what_cannot_be_trained_is_one_line_and_status_2(tmp_path, name):
+    flags, names = BAD_RUNS[name]
+    done = run_training(tmp_path / "run", *flags, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if "error" in line]
+    assert len(lines) == 1 and names in lines[0], done.stderr
+    assert not (tmp_path / "run" / "model_index.json").exists() and "parameters" not in done.stdout
+
+
+def test_used_folder_is_refused_without_the_flag(tiny_run):
+    before = digest(tiny_run)
+    done = run_training(tiny_run, check=False)
+    assert done.returncode == 2 and "--overwrite_output_dir" in done.stderr and digest(tiny_run) == before
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_damaged_checkpoint_is_named(tiny_run, tmp_path, file):
+    import shutil
+
+    shutil.copytree(tiny_run, tmp_path / "run")
+    victim = tmp_path / "run" / "checkpoint-4" / file
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    done = run_training(tmp_path / "run", "--resume_from_checkpoint=latest", check=False)
+    assert done.returncode == 2 and file in done.stderr and "damaged" in done.stderr
+
+
+def test_no_token_in_any_file(tmp_path):
+    run_training(tmp_path / "run", "--hub_token=hf_canary", "--checkpointing_steps=2")
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or b"hf_canary" not in path.read_bytes(), path
