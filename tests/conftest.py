@@ -22,7 +22,6 @@ def generator():
 
 
 TINY = [
-    "--dataset_name=digits",
     "--model_config_name_or_path=tiny",
     "--train_batch_size=16",
     "--lr_warmup_steps=2",
@@ -33,9 +32,9 @@ TINY = [
 ]
 
 
-def run_training(output_dir, *flags, launcher=(), env=None, check=True):
-    """Run training/train.py on the digits with a tiny network, in a process of its own; later flags win."""
-    command = [sys.executable, *launcher, str(ROOT / "training" / "train.py"), *TINY]
+def run_training(output_dir, *flags, data=("--dataset_name=digits",), launcher=(), env=None, check=True):
+    """Run training/train.py with a tiny network in a process of its own; later flags win."""
+    command = [sys.executable, *launcher, str(ROOT / "training" / "train.py"), *data, *TINY]
     command += [f"--output_dir={output_dir}", *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (env or {})
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

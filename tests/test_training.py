@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from conftest import run_training
+from conftest import ROOT, run_training
 from ddpm_from_scratch import DDPMFromScratchPipeline
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -19,6 +21,14 @@ TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_
 
 def digest(folder, name=WEIGHTS):
     return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def check_refused(done, names):
+    """One line on standard error that names what is wrong, status 2, and no network built."""
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if "error" in line]
+    assert len(lines) == 1 and names in lines[0], done.stderr
+    assert "parameters" not in done.stdout
 
 
 def log_rows(folder):
@@ -73,8 +83,6 @@ def test_stock_diffusers_gives_the_same_images_without_the_package(tiny_run, tmp
         f"print(type(pipe).__name__, "
         f"type(pipe.scheduler).__name__)\nnumpy.save({str(tmp_path / 'stock.npy')!r}, images)\n"
     )
-    import subprocess
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["DDPMPipeline", "DDPMScheduler"] and "Traceback" not in done.stderr
@@ -205,8 +213,6 @@ def test_class_conditional_model_trains_and_loads(tmp_path):
 
 
 def test_points_train_from_the_preset(tmp_path):
-    from conftest import ROOT
-
     run_training(
         tmp_path / "roll",
         f"--config={ROOT / 'training' / 'configs' / 'swiss_roll.yaml'}",
@@ -220,51 +226,55 @@ def test_points_train_from_the_preset(tmp_path):
     assert json.loads((tmp_path / "roll" / "results.json").read_text())["evaluation"]["sliced_w2"] > 0
 
 
-def test_image_folder_trains_with_tensorboard(tmp_path):
+@pytest.fixture
+def image_folder(tmp_path):
     generator = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for index in range(4):
-        Image.fromarray(generator.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(
-            tmp_path / "images" / f"{index}.png"
-        )
-    environment = {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    command = [
-        f"--train_data_dir={tmp_path / 'images'}",
+        pixels = generator.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    return tmp_path / "images"
+
+
+def train_on_folder(folder, output_dir, *flags, check=True):
+    return run_training(
+        output_dir,
         "--resolution=16",
-        "--channels=3",
-        "--logger=tensorboard",
-        "--random_flip",
-    ]
-    from conftest import TINY
-
-    rest = [flag for flag in TINY if not flag.startswith("--dataset_name")]
-    import os
-    import subprocess
-
-    from conftest import ROOT
-
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "training" / "train.py"),
-            *rest,
-            *command,
-            f"--output_dir={tmp_path / 'run'}",
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment | {"OMP_NUM_THREADS": "1"},
-        timeout=300,
+        *flags,
+        data=(f"--train_data_dir={folder}",),
+        check=check,
+        env={"HF_DATASETS_CACHE": str(output_dir.parent / "cache")},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("how", [(), ("--streaming",)], ids=["in memory", "stream"])
+def test_image_folder_trains_with_tensorboard(image_folder, tmp_path, how):
+    train_on_folder(image_folder, tmp_path / "run", "--logger=tensorboard", "--random_flip", *how)
     assert list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
-    assert (
-        len(DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")(1, num_inference_steps=2).images) == 1
-    )
+    pipeline = DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")
+    (image,) = pipeline(1, num_inference_steps=2).images
+    assert image.size == (16, 16) and image.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("damage", "flags", "names"),
+    [
+        ("image", [], "2.png"),
+        ("folder", [], "--train_data_dir"),
+        (None, ["--image_column=picture"], "--image_column"),
+        (None, ["--resolution=15"], "multiple of 2"),
+    ],
+)
+def test_data_that_cannot_be_used_are_named_before_the_model_is_built(
+    image_folder, tmp_path, damage, flags, names
+):
+    if damage == "image":
+        (image_folder / "2.png").write_bytes((image_folder / "2.png").read_bytes()[:99])
+    folder = tmp_path / "nowhere" if damage == "folder" else image_folder
+    check_refused(train_on_folder(folder, tmp_path / "run", *flags, check=False), names)
 
 
 BAD_RUNS = {
-    "missing folder": (["--dataset_name=none", "--train_data_dir=/does/not/exist"], "exactly one"),
     "model": (["--model_config_name_or_path=unknown"], "--model_config_name_or_path"),
     "label": (["--label_column=colour"], "--label_column"),
     "resume": (["--resume_from_checkpoint=latest"], "holds no checkpoint"),
@@ -276,11 +286,8 @@ BAD_RUNS = {
 @pytest.mark.parametrize("name", BAD_RUNS)
 def test_what_cannot_be_trained_is_one_line_and_status_2(tmp_path, name):
     flags, names = BAD_RUNS[name]
-    done = run_training(tmp_path / "run", *flags, check=False)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if "error" in line]
-    assert len(lines) == 1 and names in lines[0], done.stderr
-    assert not (tmp_path / "run" / "model_index.json").exists() and "parameters" not in done.stdout
+    check_refused(run_training(tmp_path / "run", *flags, check=False), names)
+    assert not (tmp_path / "run" / "model_index.json").exists()
 
 
 def test_used_folder_is_refused_without_the_flag(tiny_run):
@@ -291,8 +298,6 @@ def test_used_folder_is_refused_without_the_flag(tiny_run):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_damaged_checkpoint_is_named(tiny_run, tmp_path, file):
-    import shutil
-
     shutil.copytree(tiny_run, tmp_path / "run")
     victim = tmp_path / "run" / "checkpoint-4" / file
     content = bytearray(victim.read_bytes())
