@@ -62,8 +62,15 @@ def test_matplotlib_is_imported_inside_functions_only():
                 assert "matplotlib" not in ast.unparse(node), path.name
 
 
+def public_definitions(body):
+    """Yield functions, classes and methods of public classes whose names do not begin with an underscore."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node
+            yield from public_definitions(node.body if isinstance(node, ast.ClassDef) else [])
+
+
 def test_every_public_function_and_class_has_a_docstring():
     for path in SOURCE.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+        for node in public_definitions(ast.parse(path.read_text()).body):
+            assert ast.get_docstring(node), f"{path.name}: {node.name}"

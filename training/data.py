@@ -218,9 +218,8 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
     try:
         if isinstance(value, dict):
-            value = Image.open(
-                io.BytesIO(value["bytes"]) if value.get("bytes") is not None else value["path"]
-            )
+            encoded = value["bytes"] if value.get("bytes") is not None else Path(value["path"]).read_bytes()
+            value = Image.open(io.BytesIO(encoded))
         resized = np.asarray(_resize(value.convert(_IMAGE_MODES[channels]), resolution))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error

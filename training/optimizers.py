@@ -10,22 +10,22 @@ from torch.optim._functional import adamw
 from config import TrainingConfig
 
 
-def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Return the matrix with its singular values brought near 1, shape (rows, columns).
+def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Return matrices with their singular values brought near 1, shape (..., rows, columns).
 
-    Newton-Schulz iteration X <- a X + (b A + c A^2) X with A = X X^T and (a, b, c) = (3.4445, -4.7750,
-    2.0315), from X / |X|; the singular values end between about 0.7 and 1.2. (Jordan et al. 2024, "Muon".) In
-    bfloat16 on GPUs, in float32 on CPUs, where bfloat16 products are slower.
+    Newton-Schulz iteration X <- a X + (b A + c A^2) X with A = X X^T and (a, b, c) = (3.4445, -4.7750, 2.0315),
+    from X / |X|; the singular values end between about 0.7 and 1.2. (Jordan et al. 2024, "Muon".) In bfloat16
+    on GPUs, in float32 on CPUs, where bfloat16 products are slower.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    work = matrix.bfloat16() if matrix.is_cuda else matrix.float()
-    transposed = work.shape[0] > work.shape[1]
-    work = work.T if transposed else work
-    work = work / (work.norm() + 1e-7)
+    work = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    transposed = work.shape[-2] > work.shape[-1]
+    work = work.mT if transposed else work
+    work = work / (work.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = work @ work.T
+        gram = work @ work.mT
         work = a * work + (b * gram + c * gram @ gram) @ work
-    return (work.T if transposed else work).to(matrix.dtype)
+    return (work.mT if transposed else work).to(matrices.dtype)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -63,6 +63,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+        same_shape: dict[torch.Size, list[tuple[nn.Parameter, torch.Tensor]]] = {}
         for p in params:
             assert p.grad is not None  # step() selects those
             state = self.state[p]
@@ -70,9 +71,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(p)
             momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
             direction = p.grad.add(momentum, alpha=group["momentum"]).flatten(1)
-            rows, columns = direction.shape
-            update = orthogonalize(direction) * max(1.0, rows / columns) ** 0.5
-            p.add_(update.reshape(p.shape), alpha=-group["lr"])
+            same_shape.setdefault(direction.shape, []).append((p, direction))
+        for (rows, columns), pairs in same_shape.items():
+            updates = orthogonalize(torch.stack([direction for _, direction in pairs]))
+            scale = max(1.0, rows / columns) ** 0.5
+            for (p, _), update in zip(pairs, updates, strict=True):
+                p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
 
     def _adamw(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
         for p in params:
