@@ -13,8 +13,8 @@ from config import TrainingConfig
 def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Return matrices with their singular values brought near 1, shape (..., rows, columns).
 
-    Newton-Schulz iteration X <- a X + (b A + c A^2) X with A = X X^T and (a, b, c) = (3.4445, -4.7750, 2.0315),
-    from X / |X|; the singular values end between about 0.7 and 1.2. (Jordan et al. 2024, "Muon".) In bfloat16
+    Newton-Schulz iteration X <- a X + (b A + c A^2) X, A = X X^T, (a, b, c) = (3.4445, -4.7750, 2.0315), from
+    X / |X|; the singular values end between about 0.7 and 1.2. (Jordan et al. 2024, "Muon".) In bfloat16
     on GPUs, in float32 on CPUs, where bfloat16 products are slower.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
