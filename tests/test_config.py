@@ -38,6 +38,9 @@ BAD = [
     ([DATA, "--logging_dir=../x"], "--logging_dir"),
     ([DATA, "--push_to_hub", "--label_column=label"], "--push_to_hub"),
     ([DATA, "--config=missing.yaml"], "missing.yaml"),
+    ([DATA, "--config"], "--config"),
+    ([DATA, "--evaluation_samples=1"], "at least 2"),
+    ([DATA, "--rescale_betas_zero_snr"], "v_prediction"),
     ([DATA, "extra"], "extra"),
     ([DATA, "--logger=print"], "tensorboard"),
 ]

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -150,3 +152,13 @@ def test_digits_refuse_another_size():
 def test_array_with_other_channels_is_refused():
     with pytest.raises(DataError, match=r"must be \(H, W, 3\)"):
         decode_image(np.zeros((8, 8, 2), dtype=np.uint8), 3, 8, "image 0")
+
+
+def test_photos_lie_upright():
+    """As datasets.Image does: a camera's orientation tag is obeyed."""
+    photo, encoded = Image.new("RGB", (32, 16)), io.BytesIO()
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save(encoded, "jpeg", exif=exif)
+    array = decode_image({"bytes": encoded.getvalue(), "path": None}, 3, 8, "image 0")
+    assert array.shape == (16, 8, 3)

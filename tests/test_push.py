@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -94,6 +95,8 @@ def push(hub, folder, tmp_path, **options):
 
 @pytest.mark.parametrize("private", [False, True])
 def test_push_is_one_commit_of_the_needed_files(loopback_hub, tiny_run, tmp_path, private):
+    (tiny_run / "samples").mkdir(exist_ok=True)
+    shutil.copy(tiny_run / "samples.png", tiny_run / "samples" / "step-1.png")  # as a longer run leaves
     done = push(loopback_hub, tiny_run, tmp_path, private=private)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{loopback_hub.url}/me/digits" and loopback_hub.private is private

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from conftest import ROOT, run_training
+from checkpoint import save_checkpoint
+from conftest import ROOT, TINY, run_training
 from ddpm_from_scratch import DDPMFromScratchPipeline
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -311,3 +313,55 @@ def test_no_token_in_any_file(tmp_path):
     run_training(tmp_path / "run", "--hub_token=hf_canary", "--checkpointing_steps=2")
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or b"hf_canary" not in path.read_bytes(), path
+
+
+def test_network_stays_in_half_precision_after_saving_and_sampling(tmp_path):
+    """Unwrapping a prepared network must not take its autocast away; seen on a layer inside it."""
+    flags = [
+        *TINY,
+        "--dataset_name=digits",
+        f"--output_dir={tmp_path}",
+        "--mixed_precision=bf16",
+        "--use_ema",
+    ]
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT / "training")!r})
+import torch, train
+from accelerate import Accelerator
+from config import parse_config
+config = parse_config({flags!r})
+network, data = train.choose_model_and_data(config)
+trainer = train.Trainer(config, network, data, Accelerator(mixed_precision="bf16"))
+trainer.pipeline(); trainer.export(); trainer.save_checkpoint()
+trainer.save_samples(train.Path(config.output_dir) / "x.png")
+seen = []
+trainer.network.mid_block.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+trainer.run()
+assert set(seen) == {{torch.bfloat16}}, seen
+assert all(p.dtype == torch.float32 for p in trainer.ema.parameters())
+"""
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_resuming_with_another_recipe_is_refused_and_lists_it(tiny_run):
+    done = run_training(
+        tiny_run, "--resume_from_checkpoint=latest", "--seed=3", "--train_batch_size=8", check=False
+    )
+    check_refused(done, "train_batch_size: 16 -> 8")
+
+
+def test_a_typo_does_not_cost_the_earlier_run(tiny_run):
+    before = digest(tiny_run)
+    flags = ("--overwrite_output_dir", "--label_column=colour")
+    check_refused(run_training(tiny_run, *flags, check=False), "--label_column")
+    assert digest(tiny_run) == before and (tiny_run / "checkpoint-4").exists()
+
+
+def test_the_newest_checkpoint_stays_also_beside_later_ones(tmp_path):
+    for step in (3, 10, 6):
+        save_checkpoint(tmp_path, step, {"model": {"w": torch.zeros(1)}}, {}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-6"]

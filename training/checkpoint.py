@@ -58,7 +58,9 @@ def save_checkpoint(
     temporary.rename(target)
     _fsync(output_dir)
     if keep is not None:
-        for old in list_checkpoints(output_dir)[:-keep]:
+        # The new one always stays, also beside later ones of a run that was resumed from further back.
+        others = [path for path in list_checkpoints(output_dir) if path != target]
+        for old in others[: max(0, len(others) + 1 - keep)]:
             shutil.rmtree(old)
     return target
 

@@ -128,7 +128,9 @@ class TrainingConfig:
     )
     logging_dir: str = _flag("logs", "Folder for logs, inside the output folder.")
     logging_steps: int = _flag(10, "Optimizer updates between two log lines.")
-    save_images_epochs: int = _flag(10, "Epochs between two sample grids.")
+    save_images_epochs: int = _flag(
+        10, "Epochs between two sample grids; for a stream, a grid at each checkpoint."
+    )
     save_model_epochs: int = _flag(10, "Epochs between two exports of the pipeline.")
     eval_batch_size: int = _flag(16, "Images of a sample grid.")
     checkpointing_steps: int = _flag(500, "Optimizer updates between two checkpoints.")
@@ -190,6 +192,12 @@ class TrainingConfig:
                 f"--evaluation_samples needs data with a held-out part, one of {BUILT_IN_DATASETS}, got "
                 f"{self.dataset_name or self.train_data_dir!r}."
             )
+        self._require("evaluation_samples", lambda value: value != 1, "0 or at least 2")
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise ConfigError(
+                "--rescale_betas_zero_snr leaves no signal at T, where epsilon says nothing about x_0: use it "
+                "with --prediction_type v_prediction or sample."
+            )
         if self.logging_dir != Path(self.logging_dir).name:
             raise ConfigError(
                 f"--logging_dir is {self.logging_dir!r}, but must be one name inside --output_dir."
@@ -207,12 +215,14 @@ class TrainingConfig:
             raise ConfigError(f"--{name} is {value}, but must be {allowed}.")
 
 
-class _Parser(HfArgumentParser):
-    """A parser whose errors are one line."""
-
+class _OneLineErrors(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+class _Parser(_OneLineErrors, HfArgumentParser):
+    """A parser of the configuration whose errors are one line."""
 
 
 def _make_parser() -> _Parser:
@@ -257,7 +267,7 @@ def parse_config(argv: list[str] | None = None) -> TrainingConfig:
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = _make_parser()
-    config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_only = _OneLineErrors(prog="train.py", add_help=False, allow_abbrev=False)
     config_only.add_argument("--config")
     chosen = config_only.parse_known_args(argv)[0].config
     from_file = _flags_of_file(chosen, parser) if chosen else []

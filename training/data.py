@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
@@ -74,10 +75,15 @@ class TrainingData:
             self.dataset,  # type: ignore[arg-type]
             batch_sampler=sampler,
             num_workers=num_workers,
-            collate_fn=lambda batch: batch,
+            collate_fn=_as_is,
             persistent_workers=False,
         )
         return iter(loader)
+
+
+def _as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a batch that the data set has collated already; a function, so that workers can be spawned."""
+    return batch
 
 
 class _Positions(Sampler[list[int]]):
@@ -218,8 +224,14 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
     try:
         if isinstance(value, dict):
-            encoded = value["bytes"] if value.get("bytes") is not None else Path(value["path"]).read_bytes()
-            value = Image.open(io.BytesIO(encoded))
+            encoded = value["bytes"]
+            if encoded is None:
+                with fsspec.open(
+                    value["path"], "rb"
+                ) as file:  # a local path, inside an archive, or on the Hub
+                    encoded = file.read()
+            # As datasets does: photos lie upright, whichever way the camera was held.
+            value = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
         resized = np.asarray(_resize(value.convert(_IMAGE_MODES[channels]), resolution))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error
@@ -342,10 +354,11 @@ def _load_rows(config: TrainingConfig) -> Any:
 
 
 def _check_column(rows: Any, column: str, flag: str) -> None:
-    if rows.column_names is not None and column not in rows.column_names:
-        raise DataError(
-            f"{flag} is {column!r}, but the data set has the columns {', '.join(rows.column_names)}."
-        )
+    columns = rows.column_names or list(
+        next(iter(rows), {})
+    )  # a stream may know its columns by its rows only
+    if column not in columns:
+        raise DataError(f"{flag} is {column!r}, but the data set has the columns {', '.join(columns)}.")
 
 
 def _image_data(config: TrainingConfig, resolution: int, channels: int | None) -> TrainingData:

@@ -134,6 +134,7 @@ def evaluate(
         "dataset": data.name,
         "num_samples": num_samples,
         "num_held_out": len(held_out),
+        "num_floor": len(train),
         "num_inference_steps": num_inference_steps or pipeline.scheduler.config.num_train_timesteps,
         "network_evaluations": evaluations,
         "scheduler": type(pipeline.scheduler).__name__,

@@ -7,7 +7,7 @@ saved or resumed.
 
 import numpy as np
 
-PURPOSES = ("model", "order", "augmentation", "objective", "dropout", "samples", "evaluation")
+PURPOSES = ("model", "order", "augmentation", "noise", "timesteps", "dropout", "samples", "evaluation")
 
 
 def stream_seed(seed: int, purpose: str, *where: int) -> int:

@@ -18,6 +18,7 @@ import accelerate
 import diffusers
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.optimization import get_scheduler
@@ -36,6 +37,14 @@ from evaluate import METRIC_NAMES, evaluate, format_results
 from optimizers import make_optimizer
 from seeds import stream_seed
 
+# Settings that may change when a run resumes: they do not decide its weights.
+NOT_IN_THE_RECIPE = {
+    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logger", "logging_dir", "logging_steps",
+    "save_images_epochs", "save_model_epochs", "eval_batch_size", "evaluation_samples",
+    "ddpm_num_inference_steps",
+    "checkpointing_steps", "checkpoints_total_limit", "dataloader_num_workers", "cache_dir", "clip_sample",
+    "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "license", "local_rank",
+}  # fmt: skip
 CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
 
 
@@ -79,6 +88,16 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
         raise ConfigError(
             f"--resolution is {side}, but this network halves it to the end: use a multiple of {factor}."
         )
+    if given.get("num_class_embeds") not in (None, data.num_classes):
+        raise ConfigError(
+            f"--model_config_name_or_path {chosen!r} has {given['num_class_embeds']} classes, but the data "
+            "have "
+            f"{data.num_classes or 'none'}; give the labels with --label_column."
+        )
+    if config.push_to_hub and channels not in (1, 3):
+        raise ConfigError(
+            f"--push_to_hub needs images of 1 or 3 channels, which stock diffusers can run, got {channels}."
+        )
     given = given | {"sample_size": side}
     if data.num_classes is not None:
         given["num_class_embeds"] = data.num_classes
@@ -94,17 +113,29 @@ def prepare_output_dir(config: TrainingConfig) -> Path:
         raise ConfigError(
             f"--output_dir is {config.output_dir!r}, which cannot be made: {error.strerror}."
         ) from error
-    used = checkpoint.list_checkpoints(folder) or (folder / "model_index.json").exists()
-    if used and not config.resume_from_checkpoint:
-        if not config.overwrite_output_dir:
-            raise ConfigError(
-                f"--output_dir {config.output_dir!r} holds an earlier run; resume it with "
-                "--resume_from_checkpoint latest, "
-                "start anew with --overwrite_output_dir, or choose another folder."
-            )
-        for old in (*checkpoint.list_checkpoints(folder), folder / "samples", folder / config.logging_dir):
-            shutil.rmtree(old, ignore_errors=True)
+    if config.resume_from_checkpoint:
+        checkpoint.find_checkpoint(folder, config.resume_from_checkpoint)
+    elif not config.overwrite_output_dir and (
+        checkpoint.list_checkpoints(folder) or (folder / "model_index.json").exists()
+    ):
+        raise ConfigError(
+            f"--output_dir {config.output_dir!r} holds an earlier run; resume it with "
+            "--resume_from_checkpoint "
+            "latest, start anew with --overwrite_output_dir, or choose another folder."
+        )
     return folder
+
+
+def clear_earlier_run(folder: Path, config: TrainingConfig) -> None:
+    """Delete what an earlier run left in the output folder, and nothing else."""
+    for old in (
+        *checkpoint.list_checkpoints(folder),
+        *map(folder.joinpath, ("samples", "unet", "scheduler")),
+    ):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder / config.logging_dir, ignore_errors=True)
+    for name in ("model_index.json", "results.json", "README.md", "samples.png", "loss.png"):
+        (folder / name).unlink(missing_ok=True)
 
 
 class Trainer:
@@ -143,11 +174,12 @@ class Trainer:
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=self.total_updates,
         )
-        model = model.to(accelerator.device)
-        self.ema = self._make_ema(model) if config.use_ema else None
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.network = model.to(accelerator.device)
+        self.ema = self._make_ema(self.network) if config.use_ema else None
+        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
         self.update = 0
         self.train_seconds = 0.0
+        self.began = time.perf_counter()
 
     def _make_ema(self, model: ModelMixin) -> AveragedModel:
         """Return a float32 average of the weights with decay min(1 - (1 + n/g)^-p, max) after n updates."""
@@ -180,12 +212,18 @@ class Trainer:
             total=self.total_updates, initial=self.update, desc="training", unit="update",
             disable=not accelerator.is_main_process,
         )  # fmt: skip
-        began, first_update, losses = time.perf_counter(), self.update, []
+        self.began, first_update, losses = time.perf_counter(), self.update, []
         while self.update < self.total_updates:
             losses.append(self._train_update(batches))
             self.update += 1
             progress.update()
-            if self.update % config.logging_steps == 0 or self.update == self.total_updates:
+            # Before anything is saved, the loss since the last look is known to be finite.
+            due = self.update % config.checkpointing_steps == 0 or self.update == self.total_updates
+            if (
+                due
+                or self._epochs_passed(config.save_model_epochs)
+                or self.update % config.logging_steps == 0
+            ):
                 loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
                 losses = []
                 if not math.isfinite(loss):
@@ -199,12 +237,14 @@ class Trainer:
                 accelerator.log(row, step=self.update)
                 if log is not None:
                     rate = (
-                        (self.update - first_update) * self.samples_per_update / (time.perf_counter() - began)
+                        (self.update - first_update)
+                        * self.samples_per_update
+                        / (time.perf_counter() - self.began)
                     )
                     log.write({"step": self.update, **row, "samples_per_second": round(rate, 1)})
             self._observe()
         progress.close()
-        self.train_seconds += time.perf_counter() - began
+        self.train_seconds += time.perf_counter() - self.began
 
     def _train_update(self, batches: Any) -> torch.Tensor:
         """Do one optimizer update; return the mean loss of its batches in this process."""
@@ -229,7 +269,7 @@ class Trainer:
         if not accelerator.optimizer_step_was_skipped:
             self.lr_scheduler.step()
             if self.ema is not None:
-                self.ema.update_parameters(accelerator.unwrap_model(self.model))
+                self.ema.update_parameters(self.network)
         self.optimizer.zero_grad()
         return total
 
@@ -238,21 +278,19 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         where = (self.update, micro, accelerator.process_index)
         torch.manual_seed(stream_seed(config.seed, "dropout", *where))
-        generator = torch.Generator(samples.device).manual_seed(stream_seed(config.seed, "objective", *where))
+        generator = torch.Generator(samples.device).manual_seed(stream_seed(config.seed, "noise", *where))
         noise = torch.randn(samples.shape, generator=generator, device=samples.device)
+        # On the CPU, because not every device has the float64 of the strata.
+        generator = torch.Generator().manual_seed(stream_seed(config.seed, "timesteps", *where))
         size, num_steps = len(samples), config.ddpm_num_steps
         if config.timestep_sampling == "uniform":
-            return noise, uniform_timesteps(size, num_steps, generator, samples.device)
-        part = accelerator.process_index * config.gradient_accumulation_steps + micro
-        timesteps = stratified_timesteps(
-            size,
-            num_steps,
-            generator,
-            samples.device,
-            first_stratum=part * size,
-            num_strata=self.samples_per_update,
-        )
-        return noise, timesteps
+            timesteps = uniform_timesteps(size, num_steps, generator)
+        else:
+            part = accelerator.process_index * config.gradient_accumulation_steps + micro
+            timesteps = stratified_timesteps(
+                size, num_steps, generator, first_stratum=part * size, num_strata=self.samples_per_update
+            )
+        return noise, timesteps.to(samples.device)
 
     def _observe(self) -> None:
         """Save a checkpoint, a sample grid or the pipeline where one is due; none of them changes the run."""
@@ -267,22 +305,18 @@ class Trainer:
             self.export()
 
     def _epochs_passed(self, every: int) -> bool:
-        """Return whether this update completed a multiple of `every` epochs; never for a stream."""
+        """Return whether this update completed `every` epochs; of a stream, a checkpoint interval."""
         if self.data.num_samples is None:
-            return False
+            return self.update % self.config.checkpointing_steps == 0
         now, before = (
             (update * self.samples_per_update) // (every * self.data.num_samples)
             for update in (self.update, self.update - 1)
         )
         return now > before
 
-    def raw_model(self) -> ModelMixin:
-        """Return the network with the weights that are being trained."""
-        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-
     def pipeline(self) -> DDPMFromScratchPipeline:
         """Return a pipeline with the averaged weights, or the raw ones without EMA."""
-        model = self.ema.module if self.ema is not None else self.raw_model()
+        model = self.ema.module if self.ema is not None else self.network
         scheduler = DDPMFromScratchScheduler.from_config(self.scheduler.config)
         return DDPMFromScratchPipeline(model.eval(), scheduler)
 
@@ -312,14 +346,14 @@ class Trainer:
         """Save the pipeline; with EMA, the raw weights beside the averaged ones as variant 'non_ema'."""
         self.pipeline().save_pretrained(self.output_dir)
         if self.ema is not None:
-            self.raw_model().save_pretrained(self.output_dir / "unet", variant="non_ema")
+            self.network.save_pretrained(self.output_dir / "unet", variant="non_ema")
 
     def save_checkpoint(self) -> None:
         """Write the state of the run after this update, from the main process."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             optimizer_tensors, optimizer_state = checkpoint.pack_optimizer(self.optimizer)
-            tensors = {"model": self.raw_model().state_dict(), "optimizer": optimizer_tensors}
+            tensors = {"model": self.network.state_dict(), "optimizer": optimizer_tensors}
             if self.ema is not None:
                 tensors["ema"] = self.ema.state_dict()
             scaler = self.accelerator.scaler
@@ -328,6 +362,7 @@ class Trainer:
                 "num_processes": self.accelerator.num_processes,
                 "optimizer": optimizer_state,
                 "lr_scheduler": self.lr_scheduler.state_dict(),
+                "train_seconds": self.train_seconds + time.perf_counter() - self.began,
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }
             limit = self.config.checkpoints_total_limit
@@ -343,8 +378,19 @@ class Trainer:
                 "has "
                 f"{self.accelerator.num_processes}; resume with the same number."
             )
+        changed = {
+            name: (state["config"].get(name), value)
+            for name, value in vars(self.config).items()
+            if name not in NOT_IN_THE_RECIPE and state["config"].get(name) != value
+        }
+        if changed:
+            listed = ", ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items())
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} was written with other settings ({listed}); resume with the "
+                "same ones."
+            )
         try:
-            self.raw_model().load_state_dict(tensors["model"])
+            self.network.load_state_dict(tensors["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(tensors["ema"])
             checkpoint.unpack_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
@@ -356,7 +402,7 @@ class Trainer:
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.update = state["step"]
+        self.update, self.train_seconds = state["step"], state["train_seconds"]
 
 
 class _Log:
@@ -463,6 +509,11 @@ def train(config: TrainingConfig) -> None:
     )
     network, data = choose_model_and_data(config)
     trackers = None if config.logger == "jsonl" else config.logger
+    available = [str(tracker.value) for tracker in get_available_trackers()]
+    if trackers is not None and trackers not in available:
+        raise ConfigError(
+            f"--logger is {trackers!r}, but that package is not installed: pip install {trackers}."
+        )
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
@@ -473,6 +524,9 @@ def train(config: TrainingConfig) -> None:
         raise ConfigError(
             f"--mixed_precision {config.mixed_precision}, --logger {config.logger}: {error}"
         ) from error
+    if accelerator.is_main_process and not config.resume_from_checkpoint:
+        clear_earlier_run(output_dir, config)
+    accelerator.wait_for_everyone()
     if trackers is not None:
         settings = {
             k: v for k, v in vars(config).items() if k != "hub_token" and isinstance(v, (int, float, str))
@@ -483,7 +537,7 @@ def train(config: TrainingConfig) -> None:
         trainer.resume(checkpoint.find_checkpoint(output_dir, config.resume_from_checkpoint))
     if accelerator.is_main_process:
         print(
-            f"{type(trainer.raw_model()).__name__} with {trainer.num_parameters:,} parameters on "
+            f"{type(trainer.network).__name__} with {trainer.num_parameters:,} parameters on "
             f"{data.name}, samples "
             f"{data.sample_shape}; {trainer.total_updates} updates of {trainer.samples_per_update} samples "
             "on "
@@ -510,8 +564,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         train(config)
     except ConfigError as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        rank = int(os.environ.get("RANK", 0))
+        who = f"train.py, process {rank}" if rank else "train.py"
+        print(f"{who}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

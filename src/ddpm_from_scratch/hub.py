@@ -21,10 +21,12 @@ PUSHED_FILES = (
     "model_index.json",
     "README.md",
     "results.json",
-    "*.png",
-    "unet/*.json",
-    "unet/*.safetensors",
-    "scheduler/*.json",
+    "samples.png",
+    "loss.png",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model*.safetensors",
+    "unet/diffusion_pytorch_model*.safetensors.index*.json",
+    "scheduler/scheduler_config.json",
 )
 
 # Schedules and variances that DDPMScheduler computes right (diffusers 0.42.1).
