@@ -195,8 +195,8 @@ class TrainingConfig:
         self._require("evaluation_samples", lambda value: value != 1, "0 or at least 2")
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ConfigError(
-                "--rescale_betas_zero_snr leaves no signal at T, where epsilon says nothing about x_0: use it "
-                "with --prediction_type v_prediction or sample."
+                "--rescale_betas_zero_snr leaves no signal at T, where epsilon says nothing about x_0: use "
+                "--prediction_type v_prediction or sample with it."
             )
         if self.logging_dir != Path(self.logging_dir).name:
             raise ConfigError(
