@@ -207,7 +207,11 @@ def test_bfloat16_trains_and_saves_float32(tmp_path):
 
 def test_class_conditional_model_trains_and_loads(tmp_path):
     run_training(
-        tmp_path / "run", "--label_column=label", "--loss_weighting=min_snr", "--timestep_sampling=stratified"
+        tmp_path / "run",
+        "--label_column=label",
+        "--evaluation_samples=8",
+        "--loss_weighting=min_snr",
+        "--timestep_sampling=stratified",
     )
     pipeline = DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")
     assert len(pipeline(2, class_labels=[3, 7], num_inference_steps=3).images) == 2

@@ -64,8 +64,15 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], path: str | Path) 
     values = np.asarray(losses, dtype=float)
     window = max(1, len(values) // 50)
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-    axes.plot(steps, values, color=COLOURS[5], linewidth=0.8, label="each update")
-    axes.plot(list(steps)[window - 1 :], smooth, color=COLOURS[0], linewidth=1.8, label=f"mean of {window}")
+    if window > 1:
+        axes.plot(steps, values, color=COLOURS[5], linewidth=0.8, label="logged")
+    axes.plot(
+        list(steps)[window - 1 :],
+        smooth,
+        color=COLOURS[0],
+        linewidth=1.8,
+        label=f"mean of {window} logged" if window > 1 else "logged",
+    )
     if (values > 0).all():
         axes.set_yscale("log")
     axes.set_xlabel("optimizer updates")
