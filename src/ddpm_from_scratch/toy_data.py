@@ -78,11 +78,22 @@ class GaussianDenoiser(ModelMixin, ConfigMixin):
         centred = (sample - alpha_prod_t**0.5 * self.data_mean) @ self.axes
         return self.data_mean + (gain * centred) @ self.axes.T
 
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | int) -> UNet2DOutput:
-        """Return the prediction at x_t, shape (B, ...), in the dtype of `sample`; computed in float64."""
+    def _alpha_bar(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Return alpha_bar; between two timesteps sqrt(1 / alpha_bar - 1) is linear, as in diffusers' Euler."""
+        below = timestep.long()
+        above = (below + 1).clamp(max=len(self.alpha_bar_table) - 1)
+        sigmas = (1 / self.alpha_bar_table - 1) ** 0.5
+        sigma = torch.lerp(sigmas[below], sigmas[above], (timestep - below).double())
+        return torch.where(timestep == below, self.alpha_bar_table[below], 1 / (1 + sigma**2))
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | float) -> UNet2DOutput:
+        """Return the prediction at x_t, shape (B, ...), in the dtype of `sample`; computed in float64.
+
+        Schedulers such as Euler ask for timesteps between two of the table.
+        """
         flat = sample.flatten(1).double()
         timestep = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        alpha_prod_t = broadcast_to_sample(self.alpha_bar_table[timestep], flat)
+        alpha_prod_t = broadcast_to_sample(self._alpha_bar(timestep), flat)
         original = self.pred_original(flat, alpha_prod_t)
         at_t = scales(alpha_prod_t)
         epsilon = (flat - at_t.signal * original) / at_t.noise
