@@ -79,7 +79,7 @@ class GaussianDenoiser(ModelMixin, ConfigMixin):
         return self.data_mean + (gain * centred) @ self.axes.T
 
     def _alpha_bar(self, timestep: torch.Tensor) -> torch.Tensor:
-        """Return alpha_bar; between two timesteps sqrt(1 / alpha_bar - 1) is linear, as in diffusers' Euler."""
+        """Return alpha_bar; between timesteps sqrt(1 / alpha_bar - 1) is linear, as in diffusers' Euler."""
         below = timestep.long()
         above = (below + 1).clamp(max=len(self.alpha_bar_table) - 1)
         sigmas = (1 / self.alpha_bar_table - 1) ** 0.5
