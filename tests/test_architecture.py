@@ -8,17 +8,22 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "ddpm_from_scratch"
 # hub stands below the pipeline, because a pipeline saves itself in the hub's layout.
 LEVELS = {
-    "noise_schedules": 0,
-    "diffusion": 0,
+    "checks": 0,
     "models": 0,
     "metrics": 0,
-    "plots": 0,
-    "objectives": 1,
-    "toy_data": 1,
-    "scheduling_ddpm_from_scratch": 1,
-    "hub": 1,
-    "pipeline_ddpm_from_scratch": 2,
-    "__init__": 3,
+    "noise_schedules": 1,
+    "diffusion": 1,
+    "timestep_spacing": 1,
+    "plots": 2,
+    "objectives": 2,
+    "toy_data": 2,
+    "forward_process": 2,
+    "reverse_chain": 2,
+    "scheduler_settings": 3,
+    "hub": 4,
+    "scheduling_ddpm_from_scratch": 4,
+    "pipeline_ddpm_from_scratch": 5,
+    "__init__": 6,
 }
 ONLY_FOR_TRAINING = {"accelerate", "datasets", "transformers", "sklearn", "yaml", "tqdm"}
 

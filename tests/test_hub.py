@@ -18,7 +18,8 @@ SCHEDULERS = [
     {"beta_schedule": "squaredcos_cap_v2", "cosine_s": 0.02},
     {"beta_schedule": "squaredcos_cap_v2", "max_beta": 0.5},
     {"beta_schedule": "linear", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
-    {"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3},
+    {"trained_betas": [0.1, 0.2, 0.999], "num_train_timesteps": 3},
+    {"num_train_timesteps": 50, "scale_betas_by_length": True},
 ]
 
 
@@ -50,7 +51,7 @@ def test_saving_a_loaded_pipeline_again_stays_portable(tmp_path):
     [
         ({"num_class_embeds": 3}, {}),
         ({"channels": 4}, {}),
-        ({}, {"variance_type": "fixed_large_log"}),
+        ({}, {"variance_type": "learned"}),
     ],
 )
 def test_what_stock_cannot_run_is_not_called_portable(model, scheduler):

@@ -9,6 +9,9 @@ from diffusers import DDPMScheduler
 
 from ddpm_from_scratch import DDPMFromScratchScheduler
 
+# What is compared here is walked through in any order, with random samples, at any number of steps.
+pytestmark = pytest.mark.filterwarnings("ignore::ddpm_from_scratch.SchedulerWarning")
+
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned_range")

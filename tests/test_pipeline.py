@@ -14,6 +14,8 @@ from PIL import Image
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
 from ddpm_from_scratch.toy_data import GaussianDenoiser
 
+SHORT = {"num_train_timesteps": 20, "beta_schedule": "squaredcos_cap_v2"}
+
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -23,7 +25,7 @@ def make_pipeline(name="tiny", scheduler=None, **overrides):
     torch.manual_seed(0)
     pipeline = DDPMFromScratchPipeline(
         build_model(model_config(name, **overrides)).eval(),
-        scheduler or DDPMFromScratchScheduler(num_train_timesteps=20),
+        scheduler or DDPMFromScratchScheduler(**SHORT),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -31,7 +33,7 @@ def make_pipeline(name="tiny", scheduler=None, **overrides):
 
 def test_images_equal_the_stock_pipeline():
     ours = make_pipeline()
-    stock = DDPMPipeline(ours.unet, DDPMScheduler(num_train_timesteps=20))
+    stock = DDPMPipeline(ours.unet, DDPMScheduler(**SHORT))
     stock.set_progress_bar_config(disable=True)
     for output_type in ("np", "pt"):
         a = ours(2, seeded(), 10, output_type=output_type).images
@@ -131,7 +133,7 @@ def test_bfloat16_pipeline_makes_pictures():
 
 
 def test_points_are_sampled_and_saved(tmp_path):
-    pipeline = make_pipeline("points", DDPMFromScratchScheduler(num_train_timesteps=20, clip_sample=False))
+    pipeline = make_pipeline("points", DDPMFromScratchScheduler(**SHORT, clip_sample=False))
     points = pipeline(7, seeded()).images
     assert points.shape == (7, 2) and isinstance(points, np.ndarray)
     pipeline.save_pretrained(tmp_path)

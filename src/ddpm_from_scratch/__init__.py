@@ -1,5 +1,6 @@
 """Denoising diffusion from scratch, inside Hugging Face diffusers."""
 
+from .checks import SchedulerWarning
 from .hub import push_folder
 from .models import MODEL_CONFIGS, PointDenoiser, build_model, load_model_config, model_config
 from .noise_schedules import BETA_SCHEDULES
@@ -15,6 +16,7 @@ __all__ = [
     "DDPMFromScratchPipelineOutput",
     "DDPMFromScratchScheduler",
     "PointDenoiser",
+    "SchedulerWarning",
     "build_model",
     "load_model_config",
     "model_config",

@@ -9,13 +9,17 @@ Notation (paper -> code): x_0 `original_samples`, x_t `sample` / `noisy_samples`
 arXiv:2202.00512.
 """
 
+import math
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
+from . import checks
+
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
-_PREDICTION_ALIASES = {
+# The word people often say -> the word that diffusers uses for it.
+PREDICTION_HINTS = {
     "x0": "A network that predicts x_0 has prediction_type 'sample' in diffusers.",
     "x_0": "A network that predicts x_0 has prediction_type 'sample' in diffusers.",
     "original": "A network that predicts x_0 has prediction_type 'sample' in diffusers.",
@@ -25,7 +29,7 @@ _PREDICTION_ALIASES = {
     "noise": "A network that predicts the noise has prediction_type 'epsilon' in diffusers.",
 }
 
-# One coefficient: a float for one timestep, a tensor for many.
+# One coefficient: a number for one timestep, a tensor for many.
 Coefficient = TypeVar("Coefficient", float, torch.Tensor)
 
 
@@ -49,11 +53,7 @@ class Posterior(NamedTuple, Generic[Coefficient]):
 
 def check_prediction_type(prediction_type: str) -> None:
     """Raise ValueError unless `prediction_type` is one of `PREDICTION_TYPES`."""
-    if prediction_type not in PREDICTION_TYPES:
-        hint = _PREDICTION_ALIASES.get(str(prediction_type).lower(), "")
-        raise ValueError(
-            f"prediction_type is {prediction_type!r}, but must be one of {PREDICTION_TYPES}. {hint}".rstrip()
-        )
+    checks.choice("prediction_type", prediction_type, PREDICTION_TYPES, PREDICTION_HINTS)
 
 
 def broadcast_to_sample(values: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
@@ -205,3 +205,34 @@ def posterior_mean(
 ) -> torch.Tensor:
     """Return the mean of q(x_{t-1} | x_t, x_0), shape (B, ...); `coefficients` from `posterior`."""
     return coefficients.original * original_samples + coefficients.sample * sample
+
+
+def dynamic_threshold(original_samples: torch.Tensor, ratio: float, largest: float) -> torch.Tensor:
+    """Return x_0 clamped to [-s, s] and divided by s, with s a quantile of |x_0| of each sample.
+
+    Saharia et al. 2022 (arXiv:2205.11487), sec. 2.3.
+
+    Args:
+        original_samples: estimate of x_0, shape (B, ...), of any rank and size.
+        ratio: which quantile, in [0, 1].
+        largest: s is kept in [1, largest]; with 1 the result is plain clipping.
+    """
+    if not original_samples.numel():
+        return original_samples
+    rows = original_samples.reshape(len(original_samples), -1)
+    if rows.dtype not in (torch.float32, torch.float64):
+        rows = rows.float()  # quantile has no half-precision kernel
+    limit = _quantile(rows.abs(), ratio).clamp(min=1, max=largest)[:, None]
+    return (rows.clamp(-limit, limit) / limit).reshape(original_samples.shape).to(original_samples.dtype)
+
+
+def _quantile(rows: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Return a quantile of each row, shape (B,), for more elements than the 16 million of torch.quantile."""
+    if rows.numel() <= 16_000_000:
+        return torch.quantile(rows, ratio, dim=1)
+    place = ratio * (rows.shape[1] - 1)
+    low, high = (
+        torch.stack([row.kthvalue(k + 1).values for row in rows])
+        for k in (math.floor(place), math.ceil(place))
+    )
+    return torch.lerp(low, high, place - math.floor(place))

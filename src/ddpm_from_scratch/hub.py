@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDPMScheduler
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 
-from .noise_schedules import betas_for_schedule
+from .scheduler_settings import stock_settings
 
 # What a pushed repository may hold; checkpoints, logs and anything unknown stay at home.
 PUSHED_FILES = (
@@ -29,11 +28,6 @@ PUSHED_FILES = (
     "scheduler/scheduler_config.json",
 )
 
-# Schedules and variances that DDPMScheduler computes right (diffusers 0.42.1).
-_STOCK_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
-_STOCK_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned_range")
-_SCHEDULE_KEYS = ("cosine_s", "max_beta", "sigmoid_start", "sigmoid_end", "sigmoid_tau")
-
 
 def stock_pipeline_can_run(unet: Any, scheduler: Any) -> bool:
     """Return whether stock DDPMPipeline and DDPMScheduler give what ours give for these.
@@ -47,30 +41,37 @@ def stock_pipeline_can_run(unet: Any, scheduler: Any) -> bool:
         and unet.config.class_embed_type is None
         and unet.config.in_channels in (1, 3)
         and type(scheduler).__name__ == "DDPMFromScratchScheduler"
-        and scheduler.config.variance_type in _STOCK_VARIANCES
+        and _is_stock_expressible(scheduler)
     )
+
+
+def _is_stock_expressible(scheduler: Any) -> bool:
+    try:
+        stock_settings(scheduler.config)
+    except ValueError:
+        return False
+    return True
 
 
 def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
     """Return a configuration with which stock DDPMScheduler has the same betas and samples the same.
 
-    A schedule that stock lacks goes out as `trained_betas`. Keys that only this package knows are kept where
-    they differ from
-    their default: stock ignores them, with a warning.
+    Keys that only this package knows are kept where they differ from their default: stock ignores them, with
+    a warning, and ours finds them again.
+
+    Raises:
+        ValueError: stock cannot express it (see `scheduler_settings.stock_settings`).
     """
     config = dict(scheduler.config)
-    ours = inspect.signature(type(scheduler).__init__).parameters
-    stock = inspect.signature(DDPMScheduler.__init__).parameters
-    own = {key: config[key] for key in ours if key not in stock and config.get(key) != ours[key].default}
-    known = config["beta_schedule"] in _STOCK_SCHEDULES and not own.keys() & set(_SCHEDULE_KEYS)
-    kept = {key: value for key, value in config.items() if key in stock} | own
-    if config["trained_betas"] is None and not known:
-        schedule = {key: config[key] for key in ("beta_start", "beta_end", *_SCHEDULE_KEYS)}
-        betas = betas_for_schedule(config["beta_schedule"], config["num_train_timesteps"], **schedule)
-        kept["trained_betas"] = betas.tolist()
-    elif config["trained_betas"] is not None:
-        kept["trained_betas"] = [float(beta) for beta in config["trained_betas"]]
-    return {"_class_name": "DDPMScheduler", "_diffusers_version": config.get("_diffusers_version")} | kept
+    stock = stock_settings(config)
+    parameters = inspect.signature(type(scheduler).__init__).parameters
+    own = {
+        name: config[name]
+        for name, parameter in parameters.items()
+        if name not in stock and name in config and config[name] != parameter.default
+    }
+    header = {"_class_name": "DDPMScheduler", "_diffusers_version": config.get("_diffusers_version")}
+    return header | stock | own
 
 
 def make_portable(folder: Path, scheduler: Any) -> None:

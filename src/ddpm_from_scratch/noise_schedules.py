@@ -10,9 +10,9 @@ it:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "sigmoid_alpha_bar", "laplace")
@@ -28,8 +28,7 @@ _SCHEDULE_ALIASES = {
 def linear_betas(num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> torch.Tensor:
     """Return betas that rise linearly from `beta_start` to `beta_end`, float32, shape (T,).
 
-    beta_t = beta_start + (beta_end - beta_start) t / (T - 1)          (Ho et al. 2020, arXiv:2006.11239, sec.
-    4)
+    beta_t = beta_start + (beta_end - beta_start) t / (T - 1)     (Ho et al. 2020, arXiv:2006.11239, sec. 4)
 
     The defaults are meant for T = 1000. With fewer steps much signal is left: alpha_bar_T is 0.60 at T = 50.
     """
@@ -134,6 +133,7 @@ def betas_for_schedule(
     sigmoid_start: float = -3.0,
     sigmoid_end: float = 3.0,
     sigmoid_tau: float = 1.0,
+    scale_betas_by_length: bool = False,
 ) -> torch.Tensor:
     """Return the betas of a named schedule, float32, shape (T,).
 
@@ -147,10 +147,14 @@ def betas_for_schedule(
         sigmoid_start: start of "sigmoid_alpha_bar".
         sigmoid_end: end of "sigmoid_alpha_bar".
         sigmoid_tau: temperature of "sigmoid_alpha_bar".
+        scale_betas_by_length: multiply beta_start and beta_end by 1000 / T, so that a chain of any length
+            ends with as little signal as one of 1000 steps (Nichol & Dhariwal 2021, code release).
 
     Raises:
         NotImplementedError: unknown `beta_schedule` (the kind of error that diffusers raises).
     """
+    if scale_betas_by_length:
+        beta_start, beta_end = (beta * 1000 / num_train_timesteps for beta in (beta_start, beta_end))
     if beta_schedule == "linear":
         return linear_betas(num_train_timesteps, beta_start, beta_end)
     if beta_schedule == "scaled_linear":
@@ -175,26 +179,33 @@ def betas_for_schedule(
     )
 
 
-def given_betas(
-    trained_betas: torch.Tensor | np.ndarray | Sequence[float], num_train_timesteps: int
-) -> torch.Tensor:
+def given_betas(trained_betas: Any, num_train_timesteps: int) -> torch.Tensor:
     """Return betas that the caller gives, checked, float32, shape (T,).
 
     Raises:
-        ValueError: not one-dimensional, another length than T, or a value that is not in (0, 1]. A last beta
-        of 1 is a
-            schedule with zero terminal SNR.
+        TypeError: no numbers.
+        ValueError: not one-dimensional, another length than T, or a value that is not inside (0, 1). Only the
+            last may be 1, which is a schedule with zero terminal SNR.
     """
-    betas = torch.as_tensor(trained_betas, dtype=torch.float32).detach().clone()
+    try:
+        betas = torch.as_tensor(trained_betas, dtype=torch.float32, device="cpu").detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"trained_betas is {trained_betas!r}, but must be {num_train_timesteps} numbers, one beta per "
+            "timestep."
+        ) from None
     if betas.ndim != 1 or len(betas) != num_train_timesteps:
         raise ValueError(
             f"trained_betas has shape {tuple(betas.shape)}, but num_train_timesteps is "
-            f"{num_train_timesteps}. "
-            "Give one beta per timestep, or set num_train_timesteps to their number."
+            f"{num_train_timesteps}. Give one beta per timestep, or set num_train_timesteps to their number."
         )
-    if not bool(((betas > 0) & (betas <= 1)).all()):
+    wrong = ~((betas > 0) & (betas < 1))
+    wrong[-1] &= betas[-1] != 1
+    if bool(wrong.any()):
+        place = int(wrong.nonzero()[0])
         raise ValueError(
-            "trained_betas has values outside (0, 1] or not finite; every beta must be in (0, 1]."
+            f"trained_betas has {float(betas[place]):g} at place {place}, but every beta must be inside (0, "
+            "1); only the last may be 1 (no signal left)."
         )
     return betas
 

@@ -1,86 +1,37 @@
 """DDPMFromScratchScheduler: ancestral sampling of Ho et al. 2020, a drop-in for diffusers' DDPMScheduler.
 
-The equations are in `diffusion.py` and the schedules in `noise_schedules.py`. This module adds what a
-diffusers
-scheduler is: a configuration, a chain of timesteps, and `step`. Results equal DDPMScheduler's bit for bit on
+The equations are in `diffusion.py`, the schedules in `noise_schedules.py`, the coefficients of a chain in
+`reverse_chain.py`, and what a setting may be in `scheduler_settings.py`. This module adds what a diffusers
+scheduler is: a configuration, `set_timesteps` and `step`. Results equal DDPMScheduler's bit for bit on
 float32 wherever that one is right; the differences are listed in docs/differences.md.
 """
 
-import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
-from .diffusion import (
-    Posterior,
-    Scales,
-    add_noise,
-    broadcast_to_sample,
-    check_prediction_type,
-    posterior,
-    posterior_mean,
-    scales,
-    step_beta,
-    to_original,
-    velocity,
-)
-from .noise_schedules import (
-    alphas_cumprod_from_betas,
-    betas_for_schedule,
-    given_betas,
-    rescale_zero_terminal_snr,
-)
+from . import checks
+from .diffusion import Scales, add_noise, dynamic_threshold, posterior_mean, to_original, velocity
+from .forward_process import NoisingTable
+from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES, ReverseChain, Step
+from .scheduler_settings import checked_settings, stock_settings, tables_from_settings, warn_about
+from .timestep_spacing import given_timesteps, spaced_timesteps
 
-VARIANCE_TYPES = (
-    "fixed_small",
-    "fixed_small_log",
-    "fixed_large",
-    "fixed_large_log",
-    "learned",
-    "learned_range",
-)
-TIMESTEP_SPACINGS = ("linspace", "leading", "trailing")
+# alpha-bar of a last timestep without signal, where the network predicts noise: x_0 needs a division by its
+# root. The value of diffusers' other schedulers.
+_ZERO_SNR_GUARD = 2.0**-24
 
-# The smallest variance, so that its logarithm exists; diffusers' value.
-_MIN_VARIANCE = 1e-20
-
-
-class _Step(NamedTuple):
-    """The host-side coefficients of one step of the chain, as Python floats."""
-
-    scales: Scales
-    posterior: Posterior
-    noise_std: float
-    min_log_variance: float
-    max_log_variance: float
-    is_last: bool
-
-
-def _integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
-    """Return `value` as an int in [minimum, maximum], or raise an error that names it."""
-    allowed = f"an integer of at least {minimum}" + ("" if maximum is None else f" and at most {maximum}")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, but must be {allowed}.") from None
-    if number < minimum or (maximum is not None and number > maximum):
-        raise ValueError(f"{name} is {number}, but must be {allowed}.")
-    return number
-
-
-def _choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}, but must be one of {tuple(allowed)}.")
+# Data further out than this many clipping ranges, plus this many standard deviations of noise, will be
+# squashed.
+_FAR_OUTSIDE = 2.0
+_LARGEST_NOISE = 8.0
 
 
 class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
@@ -117,14 +68,19 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         sigmoid_start: start of "sigmoid_alpha_bar".
         sigmoid_end: end of "sigmoid_alpha_bar".
         sigmoid_tau: temperature of "sigmoid_alpha_bar".
+        scale_betas_by_length: multiply beta_start and beta_end by 1000 / T, so that a chain of any length
+            ends with as little signal as one of 1000 steps.
 
     Raises:
         ValueError, TypeError: an argument that is not allowed, named with the allowed values.
         NotImplementedError: an unknown `beta_schedule`, the error of DDPMScheduler.
+
+    Settings that DDPMScheduler accepts but that are probably not meant give one UserWarning.
     """
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
     order = 1
+    _is_ode_scheduler = False  # read by parallel samplers, as of DDPMParallelScheduler
 
     @register_to_config
     def __init__(
@@ -149,54 +105,22 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         sigmoid_start: float = -3.0,
         sigmoid_end: float = 3.0,
         sigmoid_tau: float = 1.0,
+        scale_betas_by_length: bool = False,
     ):
-        num_train_timesteps = _integer("num_train_timesteps", num_train_timesteps, 1)
-        _integer("steps_offset", steps_offset, 0)
-        _choice("variance_type", variance_type, VARIANCE_TYPES)
-        _choice("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
-        check_prediction_type(prediction_type)
-        if not clip_sample_range >= 0:
-            raise ValueError(f"clip_sample_range is {clip_sample_range}, but must be 0 or larger.")
-        if not sample_max_value >= 1:
-            raise ValueError(f"sample_max_value is {sample_max_value}, but must be 1 or larger.")
-        if not 0 <= dynamic_thresholding_ratio <= 1:
-            raise ValueError(
-                f"dynamic_thresholding_ratio is {dynamic_thresholding_ratio}, but must be in [0, 1]."
-            )
-
-        if trained_betas is not None:
-            betas = given_betas(trained_betas, num_train_timesteps)
-        else:
-            betas = betas_for_schedule(
-                beta_schedule,
-                num_train_timesteps,
-                beta_start,
-                beta_end,
-                cosine_s=cosine_s,
-                max_beta=max_beta,
-                sigmoid_start=sigmoid_start,
-                sigmoid_end=sigmoid_end,
-                sigmoid_tau=sigmoid_tau,
-            )
-            if not bool(((betas > 0) & (betas < 1)).all()):
-                raise ValueError(
-                    f"beta_schedule {beta_schedule!r} with beta_start={beta_start}, beta_end={beta_end}, "
-                    f"max_beta={max_beta} gives betas from {betas.min():g} to {betas.max():g}, but every "
-                    "beta must "
-                    "be inside (0, 1)."
-                )
-        if rescale_betas_zero_snr:
-            betas = rescale_zero_terminal_snr(betas)
-
-        self.betas = betas
-        self.alphas = 1.0 - betas
-        self.alphas_cumprod = alphas_cumprod_from_betas(betas)
-        self.one = torch.tensor(1.0)
+        self.register_to_config(**checked_settings(self.config))
+        with torch.inference_mode(False), torch.device("cpu"):
+            self.betas, self.alphas_cumprod = tables_from_settings(self.config)
+            self.alphas = 1.0 - self.betas
+            self.one = torch.tensor(1.0)
+        warn_about(self.config, self.alphas_cumprod)
+        self._warned: set[str] = set()
+        self._data_seen = False
+        self._prepared_for: tuple[Any, ...] = (None, None, None)
         self.init_noise_sigma = 1.0
         self.custom_timesteps = False
         self.num_inference_steps: int | None = None
-        self._scales_cache: dict[tuple[torch.device, torch.dtype], Scales] = {}
-        self._set_chain(np.arange(num_train_timesteps)[::-1].copy())
+        visited = np.arange(self.config.num_train_timesteps)[::-1].copy()
+        self._visit(visited.tolist(), torch.from_numpy(visited))
 
     def __len__(self) -> int:
         """Return T, the number of training timesteps."""
@@ -204,8 +128,24 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def variance_type(self) -> str:
-        """The kind of variance of the added noise, from the configuration."""
+        """The kind of variance of the added noise, which is the configuration's."""
         return self.config.variance_type
+
+    @variance_type.setter
+    def variance_type(self, value: str) -> None:
+        """Change the configuration, so that there is one source."""
+        self.register_to_config(variance_type=value)
+
+    def to_diffusers(self) -> DDPMScheduler:
+        """Return a stock DDPMScheduler that samples the same; call `set_timesteps` on it as on a new one.
+
+        A schedule that stock lacks goes out as `trained_betas`. Where docs/differences.md says that stock is
+        wrong (some step counts of "trailing", noise on the last step), it stays wrong.
+
+        Raises:
+            ValueError: stock cannot express the settings; the message says what would be lost.
+        """
+        return DDPMScheduler.from_config(stock_settings(self.config))
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | None = None) -> torch.Tensor:
         """Return `sample` unchanged: the DDPM process needs no scaling of the network's input."""
@@ -217,10 +157,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Choose the timesteps that sampling visits, from noisy to clean.
-
-        With T training timesteps and n steps (Lin et al. 2024, arXiv:2305.08891, table 2):
-        linspace round(i (T-1)/(n-1)); leading i floor(T/n) + steps_offset; trailing round(T - i T/n) - 1.
+        """Choose the timesteps that sampling visits, from noisy to clean (see `timestep_spacing.py`).
 
         Args:
             num_inference_steps: n in 1..T.
@@ -230,122 +167,193 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError, TypeError: not exactly one of the two, or a value that is not allowed.
         """
-        last = self.config.num_train_timesteps - 1
+        num_train_timesteps, spacing = self.config.num_train_timesteps, self.config.timestep_spacing
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError(
                 "set_timesteps needs exactly one of num_inference_steps and timesteps, got "
                 + ("both." if timesteps is not None else "neither.")
             )
         if timesteps is not None:
-            chain = [_integer("a custom timestep", t, 0, last) for t in timesteps]
-            if not chain or any(later >= earlier for earlier, later in zip(chain, chain[1:], strict=False)):
-                raise ValueError(
-                    f"timesteps must be in descending order without repeats and not empty, got {chain}."
+            visited = given_timesteps(timesteps, num_train_timesteps)
+            if visited[-1] > 0:
+                checks.warn(
+                    f"timesteps end at {visited[-1]}, not at 0: the last step jumps from there to clean "
+                    "data. Add 0 if that is not meant."
                 )
-            visited = np.array(chain, dtype=np.int64)
         else:
-            visited = self._spaced_timesteps(
-                _integer("num_inference_steps", num_inference_steps, 1, last + 1)
-            )
+            count = checks.integer("num_inference_steps", num_inference_steps, 1, num_train_timesteps)
+            visited = spaced_timesteps(count, num_train_timesteps, spacing, self.config.steps_offset)
+            stride, left_out = divmod(num_train_timesteps, count)
+            start = float(self.alphas_cumprod[visited[0]])
+            # The floor in the stride leaves out the noisiest timesteps, here as many as a stride or more.
+            if spacing == "leading" and left_out >= stride and (stride == 1 or start > 0.01):
+                checks.warn(
+                    f"timestep_spacing 'leading' with {count} of {num_train_timesteps} timesteps starts at "
+                    f"timestep {visited[0]}, where alpha-bar is {start:.2g} and not "
+                    f"{float(self.alphas_cumprod[-1]):.2g} as at the last: samples lose contrast and "
+                    "brightness. Use timestep_spacing='trailing', or a number of steps that divides "
+                    f"{num_train_timesteps}."
+                )
+        self._visit(visited, torch.tensor(visited, device="cpu").to(device))
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = len(visited)
-        self._set_chain(visited, device)
+        self._refresh()
 
-    def _spaced_timesteps(self, num_steps: int) -> np.ndarray:
-        num_train, spacing = self.config.num_train_timesteps, self.config.timestep_spacing
-        counts = np.arange(num_steps)
-        if spacing == "linspace":
-            rising = np.linspace(0, num_train - 1, num_steps).round().astype(np.int64)
-        elif spacing == "leading":
-            rising = counts * (num_train // num_steps) + self.config.steps_offset
-            if rising[-1] >= num_train:
-                raise ValueError(
-                    f"num_inference_steps={num_steps} with steps_offset={self.config.steps_offset} starts at "
-                    "timestep "
-                    f"{rising[-1]}, but the last one is {num_train - 1}. Take fewer steps or steps_offset=0."
-                )
-        else:
-            # T - i T/n with the same rounding as the float arange of DDPMScheduler, but always n of them.
-            difference = (num_train - num_train / num_steps) - num_train
-            rising = np.round(num_train + counts * difference).astype(np.int64)[::-1] - 1
-        return rising[::-1].copy()
+    def _visit(self, visited: list[int], timesteps: torch.Tensor) -> None:
+        self.timesteps = self._visited_tensor = timesteps
+        self._visited = visited
+        self._last_index: int | None = None
 
-    def _set_chain(self, timesteps: np.ndarray, device: str | torch.device | None = None) -> None:
-        """Compute every coefficient that `step` needs, once, on the host."""
-        self.timesteps = torch.from_numpy(timesteps).to(device)
-        self._visited: list[int] = timesteps.tolist()
-        self._index_of = {t: index for index, t in enumerate(self._visited)}
-        self._chain_variance_type = self.variance_type
+    def _refresh(self) -> None:
+        """Compute what `step` and `add_noise` need, if that is not yet done for the present state.
 
-        alpha_prod = self.alphas_cumprod.cpu()[torch.from_numpy(timesteps)]
-        alpha_prod_prev = torch.cat([alpha_prod[1:], self.one[None]])
-        at_t, to_prev = scales(alpha_prod), posterior(alpha_prod, alpha_prod_prev)
-        beta = step_beta(alpha_prod, alpha_prod_prev)
-        variance = to_prev.variance.clamp(min=_MIN_VARIANCE)
-        noise_std = {
-            "fixed_small": lambda: variance**0.5,
-            "fixed_small_log": lambda: torch.exp(0.5 * torch.log(variance)),
-            "fixed_large": lambda: beta**0.5,
-            "fixed_large_log": lambda: torch.exp(0.5 * torch.log(beta)),
-        }.get(self.variance_type, lambda: variance**0.5)()
-        # The posterior of the last step has no variance; `_MIN_VARIANCE` of it is below float32 resolution.
-        # DDPMScheduler adds it too, so keeping it keeps results and random streams equal bit for bit.
-        noise_std[-1] = variance[-1] ** 0.5
-        columns = (*at_t, *to_prev, noise_std, torch.log(variance), torch.log(beta))
-        self._steps = [
-            _Step(Scales(*row[:2]), Posterior(*row[2:5]), row[5], row[6], row[7], index == len(timesteps) - 1)
-            for index, row in enumerate(torch.stack(columns, dim=1).tolist())
-        ]
+        The state is the configuration, alpha-bar and the timesteps. `register_to_config`, `set_timesteps` and
+        code that assigns them put new objects there, so identity tells whether the tables are still right.
 
-    def _index(self, timestep: int | torch.Tensor) -> int:
-        """Return the position of `timestep` in the chain."""
-        index = self._index_of.get(int(timestep))
-        if index is None:
-            shown = ", ".join(map(str, self._visited[:5])) + (", ..." if len(self._visited) > 5 else "")
-            raise ValueError(
-                f"timestep {int(timestep)} is not one of the {len(self._visited)} that set_timesteps chose "
-                f"({shown}). "
-                "Call step only with values of scheduler.timesteps."
+        Raises:
+            ValueError, TypeError: the new value is not allowed.
+        """
+        seen = self._prepared_for
+        if seen[0] is self._internal_dict and seen[1] is self.alphas_cumprod and seen[2] is self.timesteps:
+            return
+        if seen[0] is not self._internal_dict:
+            self.register_to_config(**checked_settings(self.config))
+        if self.timesteps is not self._visited_tensor:
+            self._visit(given_timesteps(self.timesteps, len(self)), self.timesteps)
+        self._guard_zero_snr()
+        config = self.config
+        self._prediction_type: str = config.prediction_type
+        self._thresholding: bool = config.thresholding
+        self._clip_range: float | None = config.clip_sample_range if config.clip_sample else None
+        self._learned: bool = config.variance_type in LEARNED_VARIANCE_TYPES
+        self._chain = ReverseChain(self.alphas_cumprod, self._visited, config.variance_type)
+        self._noising = NoisingTable(self.alphas_cumprod)
+        self._prepared_for = (config, self.alphas_cumprod, self.timesteps)
+
+    def _guard_zero_snr(self) -> None:
+        """Keep the division by sqrt(alpha-bar) finite if the network predicts noise and no signal is left."""
+        if self.config.prediction_type == "epsilon" and self.alphas_cumprod[-1] == 0:
+            self._warn_once(
+                "zero SNR",
+                "no signal is left at the last timestep (zero terminal SNR), where a network that predicts "
+                f"noise says nothing about x_0; alpha-bar is set to {_ZERO_SNR_GUARD:.2g} there. Use "
+                "prediction_type 'v_prediction' or 'sample'.",
             )
-        return index
+            with torch.inference_mode(False):
+                self.alphas_cumprod = self.alphas_cumprod.clone()
+                self.alphas_cumprod[-1] = _ZERO_SNR_GUARD
 
-    def previous_timestep(self, timestep: int | torch.Tensor) -> int:
-        """Return the timestep that the chain visits after `timestep`, or -1 at its end (clean data)."""
-        index = self._index(timestep)
-        return -1 if index == len(self._visited) - 1 else self._visited[index + 1]
+    def _warn_once(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            checks.warn(message)
+
+    def _position(self, timestep: Any) -> int | None:
+        """Return where in the chain a timestep is, or None where reading it would wait for an accelerator."""
+        if isinstance(timestep, torch.Tensor):
+            if timestep.device.type != "cpu":
+                visited = timestep.untyped_storage()._cdata == self.timesteps.untyped_storage()._cdata
+                return int(timestep.storage_offset()) if visited else None
+            timestep = timestep.item()
+        if type(timestep) is not int:
+            timestep = checks.integer("timestep", timestep, 0, len(self) - 1)
+        return self._chain.index(timestep)
+
+    def previous_timestep(self, timestep: int | torch.Tensor) -> int | torch.Tensor:
+        """Return the timestep that the chain visits after `timestep`, or -1 at its end (clean data).
+
+        As in diffusers, a tensor after `set_timesteps`, and `timestep - 1` before.
+
+        Raises:
+            ValueError: `timestep` is not in the chain.
+        """
+        self._refresh()
+        index = self._position(timestep)
+        if index is None:
+            index = self._chain.index(int(timestep))
+        if self.num_inference_steps is None:
+            return timestep - 1
+        return self.timesteps[index + 1] if index + 1 < len(self._visited) else torch.tensor(-1)
+
+    def _coefficients(self, timestep: Any, sample: torch.Tensor) -> Step:
+        """Return the coefficients of a step: 0-dimensional, or (B, 1, ...) for a batch of timesteps."""
+        if torch.compiler.is_compiling():
+            return self._chain.steps(torch.as_tensor(timestep, device=sample.device).reshape(-1), sample)
+        is_batch = (
+            timestep.numel() != 1
+            if isinstance(timestep, torch.Tensor)
+            else isinstance(timestep, (list, tuple))
+        )
+        index = None if is_batch else self._position(timestep)
+        if index is None:
+            return self._chain.steps(checks.timesteps(timestep, len(sample), len(self)), sample)
+        step = self._chain.step(index)
+        self._watch(index, step, sample)
+        return step
+
+    def _watch(self, index: int, step: Step, sample: torch.Tensor) -> None:
+        """Warn once about a walk that skips or repeats timesteps, or starts outside the clipping range."""
+        last = self._last_index
+        self._last_index = index
+        if last is None:
+            signal, noise = (float(scale) for scale in step.scales)
+            self._warn_if_squashed(sample, signal, noise)
+        elif index != last + 1 and index and last != len(self._visited) - 1:
+            self._warn_once(
+                "order",
+                f"step was called out of order, for timestep {self._visited[index]} after "
+                f"{self._visited[last]}. A step leads to the next of scheduler.timesteps; repeating or "
+                "skipping is right only if the sample was noised again in between.",
+            )
+
+    def _warn_if_squashed(self, sample: torch.Tensor, signal: float = 1.0, noise: float = 0.0) -> None:
+        """Warn once if signal * x_0 + noise * z cannot have an x_0 inside the clipping range (CPU only)."""
+        if (
+            self._clip_range is None
+            or self._thresholding
+            or sample.device.type != "cpu"
+            or not sample.numel()
+        ):
+            return
+        largest = float(sample.detach().abs().amax())
+        if largest > _FAR_OUTSIDE * self._clip_range * signal + _LARGEST_NOISE * noise:
+            self._warn_once(
+                "squashed",
+                f"the data reach {largest:.3g}, but clip_sample=True clips every estimate of x_0 to "
+                f"[-{self._clip_range:g}, {self._clip_range:g}], so samples cannot look like them. Set "
+                "clip_sample=False (right for latents and standardised data), or scale the data.",
+            )
 
     def _split_variance(
         self, model_output: torch.Tensor, sample: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the prediction and, for learned variances, the second half of the channels."""
-        channels = sample.shape[1]
-        learned = self.variance_type in ("learned", "learned_range")
-        expected = (sample.shape[0], (2 if learned else 1) * channels, *sample.shape[2:])
-        if model_output.shape != expected:
-            raise ValueError(
-                f"model_output has shape {tuple(model_output.shape)}, but a sample of shape "
-                f"{tuple(sample.shape)} and "
-                f"variance_type {self.variance_type!r} need {expected}. A network with twice the sample's "
-                "channels "
-                "predicts a variance: use variance_type 'learned_range' (or 'learned') for it, and only for "
-                "it."
-            )
-        if not learned:
+        """Return the prediction and, for learned variances, the second half of the channels; check both."""
+        checks.samples("sample", sample)
+        checks.samples("model_output", model_output)
+        checks.same_device("model_output", model_output, "sample", sample)
+        if model_output.shape == sample.shape and not self._learned:
             return model_output, None
-        prediction, variance = torch.split(model_output, channels, dim=1)
-        return prediction, variance
+        if self._learned and sample.ndim > 1:
+            channels = sample.shape[1]
+            expected = (sample.shape[0], 2 * channels, *sample.shape[2:])
+            if model_output.shape == expected:
+                prediction, variance = torch.split(model_output, channels, dim=1)
+                return prediction, variance
+        needed = "twice the sample's channels" if self._learned else "the sample's shape"
+        raise ValueError(
+            f"model_output has shape {tuple(model_output.shape)} and sample {tuple(sample.shape)}, but "
+            f"variance_type {self.variance_type!r} needs {needed}. A network with twice the sample's "
+            "channels predicts a variance: use variance_type 'learned_range' (or 'learned') for it, and only "
+            "for it."
+        )
 
-    def _threshold_sample(self, sample: torch.Tensor) -> torch.Tensor:
-        """Return x_0 clamped to [-s, s] and divided by s, with s a quantile of |x_0|, at least 1.
-
-        Saharia et al. 2022 (arXiv:2205.11487), sec. 2.3; for samples (B, ...) of any rank.
-        """
-        flat = sample.flatten(1)
-        if flat.dtype not in (torch.float32, torch.float64):
-            flat = flat.float()  # quantile has no half-precision kernel
-        limit = torch.quantile(flat.abs(), self.config.dynamic_thresholding_ratio, dim=1, keepdim=True)
-        limit = limit.clamp(min=1, max=self.config.sample_max_value)
-        return (flat.clamp(-limit, limit) / limit).reshape(sample.shape).to(sample.dtype)
+    def _original(self, prediction: torch.Tensor, sample: torch.Tensor, at_t: Scales) -> torch.Tensor:
+        """Return the estimate of x_0, clipped or thresholded."""
+        original = to_original(prediction, sample, at_t, self._prediction_type)
+        if self._thresholding:
+            ratio, largest = self.config.dynamic_thresholding_ratio, self.config.sample_max_value
+            return dynamic_threshold(original, ratio, largest)
+        return original if self._clip_range is None else original.clamp(-self._clip_range, self._clip_range)
 
     def step(
         self,
@@ -358,92 +366,106 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
     ) -> DDPMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """Return a sample of the previous (less noisy) timestep.
 
-        x_{t-1} ~ N(posterior mean at the x_0 estimate, std^2 I)         (Ho et al. 2020, arXiv:2006.11239,
-        eqs. 7, 15)
+        x_{t-1} ~ N(posterior mean at the x_0 estimate, std^2 I)    (Ho et al. 2020, arXiv:2006.11239, eqs. 7,
+        15)
+
+        Compiles to one graph with `torch.compile(scheduler.step, fullgraph=True)`, without compiling again
+        for another timestep, if `timestep` is a tensor. There, and for timesteps on an accelerator that are
+        not elements of `scheduler.timesteps`, values cannot be checked: a timestep outside the chain gives
+        nan.
 
         Args:
             model_output: network output, shape (B, C, ...); (B, 2C, ...) for learned variances.
-            timestep: t, one of `scheduler.timesteps`.
+            timestep: t, one of `scheduler.timesteps`, or B of them, shape (B,), one for each sample.
             sample: x_t, shape (B, C, ...).
             generator: source of the noise; a list has one for each sample.
             return_dict: return a DDPMSchedulerOutput instead of (prev_sample, pred_original_sample).
             variance_noise: z ~ N(0, I) to use instead of drawing it, shape of `sample`.
 
         Raises:
-            ValueError: a timestep that is not in the chain, or a wrong shape.
+            ValueError, TypeError: a timestep that is not in the chain, a wrong shape or kind.
         """
-        if self._chain_variance_type != self.variance_type:
-            self._set_chain(np.array(self._visited), self.timesteps.device)
-        index = self._index(timestep)
-        step = self._steps[index]
+        self._refresh()
         prediction, predicted_variance = self._split_variance(model_output, sample)
+        if generator is not None and type(generator) is not torch.Generator:
+            generator = checks.generator(generator, len(sample))
+        step = self._coefficients(timestep, sample)
 
-        original = to_original(prediction, sample, step.scales, self.config.prediction_type)
-        if self.config.thresholding:
-            original = self._threshold_sample(original)
-        elif self.config.clip_sample:
-            original = original.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
+        original = self._original(prediction, sample, step.scales)
         prev_sample = posterior_mean(original, sample, step.posterior)
-
-        if self._visited[index] > 0:
+        if variance_noise is not None:
+            checks.samples("variance_noise", variance_noise)
+            checks.same_shape("variance_noise", variance_noise, "sample", sample)
+            checks.same_device("variance_noise", variance_noise, "sample", sample)
+        if step.adds_noise:
             if variance_noise is None:
-                variance_noise = randn_tensor(
-                    prediction.shape, generator=generator, device=prediction.device, dtype=prediction.dtype
-                )
-            elif variance_noise.shape != sample.shape:
-                raise ValueError(
-                    f"variance_noise has shape {tuple(variance_noise.shape)}, but must have the sample's "
-                    "shape "
-                    f"{tuple(sample.shape)}."
-                )
+                variance_noise = _standard_normal(prediction, generator)
             prev_sample = prev_sample + self._noise_std(step, predicted_variance) * variance_noise
+        if step.scales.signal.ndim:  # coefficients of a batch are float32; the caller's dtype stays
+            dtype = torch.promote_types(prediction.dtype, sample.dtype)
+            prev_sample, original = prev_sample.to(dtype), original.to(dtype)
 
         if not return_dict:
             return prev_sample, original
         return DDPMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=original)
 
-    def _noise_std(self, step: _Step, predicted_variance: torch.Tensor | None) -> float | torch.Tensor:
-        """Return the standard deviation of the added noise; learned ones from the network's log-variance."""
-        if predicted_variance is None or step.is_last:
-            return step.noise_std
-        if self.variance_type == "learned":
-            return torch.exp(0.5 * predicted_variance)
-        fraction = (predicted_variance + 1) / 2
-        log_variance = fraction * step.max_log_variance + (1 - fraction) * step.min_log_variance
-        return torch.exp(0.5 * log_variance)
+    def batch_step_no_noise(
+        self, model_output: torch.Tensor, timesteps: torch.Tensor | Sequence[int], sample: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the posterior means of a batch, each sample at its own timestep.
 
-    def _scales_at(self, timesteps: torch.Tensor, samples: torch.Tensor, noise: torch.Tensor) -> Scales:
-        """Return the scales of a batch of timesteps, broadcast to `samples`, after checking the arguments."""
-        if not samples.is_floating_point():
-            raise TypeError(
-                f"samples have dtype {samples.dtype}, but must be floating point; bring images to [-1, 1]."
+        The method of DDPMParallelScheduler, for chains of any spacing.
+
+        Args:
+            model_output: network output, shape (B, C, ...); (B, 2C, ...) for learned variances.
+            timesteps: of the chain, shape (B,).
+            sample: x_t, shape (B, C, ...).
+
+        Raises:
+            ValueError, TypeError: as in `step`.
+        """
+        self._refresh()
+        prediction, _ = self._split_variance(model_output, sample)
+        step = self._chain.steps(checks.timesteps(timesteps, len(sample), len(self)), sample)
+        original = self._original(prediction, sample, step.scales)
+        dtype = torch.promote_types(prediction.dtype, sample.dtype)
+        return posterior_mean(original, sample, step.posterior).to(dtype)
+
+    def _noise_std(self, step: Step, predicted_variance: torch.Tensor | None) -> torch.Tensor:
+        """Return the standard deviation of the added noise; learned ones from the network's log-variance."""
+        if predicted_variance is None or step.is_last is True:
+            return step.noise_std
+        log_variance = predicted_variance
+        if self.variance_type == "learned_range":
+            fraction = (predicted_variance + 1) / 2
+            log_variance = fraction * step.max_log_variance + (1 - fraction) * step.min_log_variance
+        std = torch.exp(0.5 * log_variance)
+        return std if step.is_last is False else torch.where(step.is_last, step.noise_std, std)
+
+    def _get_variance(
+        self, t: int, predicted_variance: torch.Tensor | None = None, variance_type: str | None = None
+    ) -> torch.Tensor:
+        """Return the variance of the noise that `step` adds at t; a name that pipelines of diffusers call.
+
+        Always a variance, where DDPMScheduler returns a variance, a standard deviation or a logarithm.
+        """
+        self._refresh()
+        chain = self._chain
+        if variance_type not in (None, self.variance_type):
+            chain = ReverseChain(
+                self.alphas_cumprod,
+                self._visited,
+                checks.choice("variance_type", variance_type, VARIANCE_TYPES),
             )
-        if noise.shape != samples.shape:
-            raise ValueError(
-                f"noise has shape {tuple(noise.shape)}, but must have the samples' shape "
-                f"{tuple(samples.shape)}."
-            )
-        timesteps = torch.as_tensor(timesteps)
-        if timesteps.is_floating_point() or timesteps.numel() not in (1, len(samples)):
-            raise ValueError(
-                f"timesteps have shape {tuple(timesteps.shape)} and dtype {timesteps.dtype}, but must be one "
-                "integer "
-                f"or {len(samples)}, one for each sample."
-            )
-        if timesteps.device.type == "cpu" and timesteps.numel():
-            low, high = (int(bound) for bound in timesteps.aminmax())
-            if low < 0 or high >= len(self):
-                raise ValueError(f"timesteps reach from {low} to {high}, but must be in 0..{len(self) - 1}.")
-        # Tables in at least float32, cast last: in half precision 1 - alpha_bar would round to 0 at small t.
-        precise = torch.promote_types(samples.dtype, torch.float32)
-        key = (samples.device, precise)
-        if key not in self._scales_cache:
-            self._scales_cache[key] = scales(self.alphas_cumprod.to(samples.device, precise))
-        table, index = self._scales_cache[key], timesteps.to(samples.device).flatten()
-        signal, noise_scale = (
-            broadcast_to_sample(column[index], samples).to(samples.dtype) for column in table
-        )
-        return Scales(signal, noise_scale)
+        return self._noise_std(chain.step(chain.index(int(t))), predicted_variance) ** 2
+
+    def _scales_at(self, timesteps: Any, samples: torch.Tensor, noise: torch.Tensor, name: str) -> Scales:
+        self._refresh()
+        at_t = self._noising.scales_at(timesteps, samples, noise, name)
+        if not (self._data_seen or torch.compiler.is_compiling()):
+            self._data_seen = True
+            self._warn_if_squashed(samples)
+        return at_t
 
     def add_noise(
         self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
@@ -458,7 +480,8 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError, TypeError: a wrong shape or kind, or timesteps out of range (checked on CPU tensors).
         """
-        return add_noise(original_samples, noise, self._scales_at(timesteps, original_samples, noise))
+        at_t = self._scales_at(timesteps, original_samples, noise, "original_samples")
+        return add_noise(original_samples, noise, at_t)
 
     def get_velocity(
         self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
@@ -467,4 +490,12 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
 
         Arguments and errors as in `add_noise`; `sample` is x_0, as diffusers calls it here.
         """
-        return velocity(sample, noise, self._scales_at(timesteps, sample, noise))
+        return velocity(sample, noise, self._scales_at(timesteps, sample, noise, "sample"))
+
+
+def _standard_normal(like: torch.Tensor, generator: Any) -> torch.Tensor:
+    """Return z ~ N(0, I) of the shape, device and dtype of `like`, drawn as diffusers draws it."""
+    shape, device, dtype = like.shape, like.device, like.dtype
+    if generator is None or (type(generator) is torch.Generator and generator.device == device):
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    return randn_tensor(shape, generator=generator, device=device, dtype=dtype)

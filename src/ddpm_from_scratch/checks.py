@@ -1,0 +1,183 @@
+"""Checks of arguments: one clear error that says what was got, what is allowed and what to do.
+
+Values are normalised where nothing can be lost (10.0 -> 10, with a warning) and refused otherwise: TypeError
+for a wrong kind, ValueError for a wrong value. Per call only Python types, shapes, kinds of numbers and
+devices are read, so that a check never waits for an accelerator.
+"""
+
+import math
+import operator
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class SchedulerWarning(UserWarning):
+    """Something that is allowed, because DDPMScheduler allows it, but probably not meant."""
+
+
+def warn(message: str) -> None:
+    """Give a SchedulerWarning, at the line that called the caller."""
+    warnings.warn(message, SchedulerWarning, stacklevel=3)
+
+
+def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+    """Return `value` as an int in [minimum, maximum]; an integral float is taken with a warning.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: out of range.
+    """
+    allowed = f"an integer of at least {minimum}" + ("" if maximum is None else f" and at most {maximum}")
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        warn(f"{name} is {value!r}; it is used as {int(value)}. Give an integer.")
+        value = int(value)
+    try:
+        if isinstance(value, (bool, np.bool_)) or (isinstance(value, torch.Tensor) and value.numel() != 1):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, but must be {allowed}.") from None
+    if number < minimum or (maximum is not None and number > maximum):
+        raise ValueError(f"{name} is {number}, but must be {allowed}.")
+    return number
+
+
+def real(
+    name: str,
+    value: Any,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    *,
+    exclusive: bool = False,
+) -> float:
+    """Return `value` as a float in [minimum, maximum], or between them if `exclusive`.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: nan or out of range.
+    """
+    between, to = ("between", "and") if exclusive else ("from", "to")
+    allowed = f"a number {between} {minimum:g} {to} {maximum:g}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} is {value!r}, but must be {allowed}.")
+    number = float(value)
+    inside = minimum < number < maximum if exclusive else minimum <= number <= maximum
+    if not inside:
+        raise ValueError(f"{name} is {number!r}, but must be {allowed}.")
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool.
+
+    Raises:
+        TypeError: anything but True and False; the text "false" would count as true.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}, but must be True or False, without quotes.")
+    return bool(value)
+
+
+def choice(name: str, value: Any, allowed: Sequence[str], hints: dict[str, str] | None = None) -> str:
+    """Return `value` if it is one of the `allowed` words.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        allowed: the words.
+        hints: a wrong word in lower case -> a sentence about the right one.
+
+    Raises:
+        ValueError: another word, or no word.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        hint = (hints or {}).get(str(value).lower(), "")
+        raise ValueError(f"{name} is {value!r}, but must be one of {tuple(allowed)}. {hint}".rstrip())
+    return value
+
+
+def samples(name: str, value: Any) -> torch.Tensor:
+    """Return `value` if it is a floating-point tensor (B, ...).
+
+    Raises:
+        TypeError: no tensor, or integers.
+        ValueError: no batch dimension.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}, but must be a torch.Tensor of shape (B, ...).")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"{name} has dtype {value.dtype}, but must be floating point; bring 8-bit images to [-1, 1] with "
+            "images / 127.5 - 1."
+        )
+    if value.ndim == 0:
+        raise ValueError(f"{name} has no dimension, but must have shape (B, ...).")
+    return value
+
+
+def same_shape(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    """Raise ValueError unless both have the same shape: nothing is broadcast in silence."""
+    if value.shape != other.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, but must have the shape of {other_name}, "
+            f"{tuple(other.shape)}."
+        )
+
+
+def same_device(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    """Raise ValueError unless both are on the same device."""
+    if value.device != other.device:
+        raise ValueError(
+            f"{name} is on {value.device} and {other_name} on {other.device}; move one to the other."
+        )
+
+
+def timesteps(value: Any, batch_size: int, num_train_timesteps: int) -> torch.Tensor:
+    """Return `value` as a 1-D tensor of integers, one for all samples or one for each.
+
+    The range is left to whoever looks the timesteps up, because reading values would wait for an accelerator.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: a wrong shape or a fractional value.
+    """
+    expected = f"integers in 0..{num_train_timesteps - 1}, one for all samples or shape ({batch_size},)"
+    if not isinstance(value, torch.Tensor):
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"timesteps are {value!r}, but must be {expected}.") from None
+    if value.ndim > 1 or value.numel() not in (1, batch_size):
+        raise ValueError(f"timesteps have shape {tuple(value.shape)}, but must be {expected}.")
+    if value.dtype not in (torch.int64, torch.int32):
+        if value.dtype == torch.bool or value.is_complex():
+            raise TypeError(f"timesteps have dtype {value.dtype}, but must be {expected}.")
+        if value.is_floating_point():
+            if not bool((value == value.round()).all()):
+                raise ValueError(f"timesteps are {value.tolist()}, but must be {expected}.")
+            warn(f"timesteps have dtype {value.dtype}; they are used as integers. Give an integer tensor.")
+        value = value.long()
+    return value.reshape(-1)
+
+
+def generator(value: Any, batch_size: int) -> torch.Generator | list[torch.Generator] | None:
+    """Return a source of randomness: None, a torch.Generator, or a list with one for each sample.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a list of another length than the batch.
+    """
+    if value is None or isinstance(value, torch.Generator):
+        return value
+    if not isinstance(value, (list, tuple)) or not all(isinstance(g, torch.Generator) for g in value):
+        raise TypeError(
+            f"generator is {value!r}, but must be a torch.Generator, a list of them or None. For a seed "
+            "write torch.Generator().manual_seed(seed)."
+        )
+    if len(value) != batch_size:
+        raise ValueError(f"got {len(value)} generators for {batch_size} samples; give one for each sample.")
+    return list(value)

@@ -1,0 +1,159 @@
+"""The coefficients of every step of a reverse chain, computed once, on the host.
+
+A chain visits some timesteps from noisy to clean, and each step needs a handful of numbers. They are kept as
+0-dimensional CPU tensors, which PyTorch passes to any kernel by value: no lookup and no wait for an
+accelerator, and less work per operation than a Python float. For a batch of timesteps, and inside a compiled
+graph, the same numbers come from one table by tensor indexing.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from .diffusion import Posterior, Scales, broadcast_to_sample, posterior, scales, step_beta
+
+VARIANCE_TYPES = (
+    "fixed_small",
+    "fixed_small_log",
+    "fixed_large",
+    "fixed_large_log",
+    "learned",
+    "learned_range",
+)
+LEARNED_VARIANCE_TYPES = ("learned", "learned_range")
+
+# The smallest variance, so that its logarithm exists; diffusers' value.
+_MIN_VARIANCE = 1e-20
+
+
+class Step(NamedTuple):
+    """The coefficients of one step: 0-dimensional tensors, or (B, 1, ...) for a batch of timesteps."""
+
+    scales: Scales[torch.Tensor]
+    posterior: Posterior[torch.Tensor]
+    noise_std: torch.Tensor
+    min_log_variance: torch.Tensor
+    max_log_variance: torch.Tensor
+    is_last: bool | torch.Tensor
+    adds_noise: bool
+
+
+class ReverseChain:
+    """The steps of a chain through `timesteps`, from noisy to clean.
+
+    Args:
+        alphas_cumprod: alpha-bar of all T training timesteps, float32, shape (T,).
+        timesteps: those that are visited, strictly falling, in 0..T-1.
+        variance_type: one of `VARIANCE_TYPES`; decides the standard deviation of the added noise.
+    """
+
+    def __init__(self, alphas_cumprod: torch.Tensor, timesteps: Sequence[int], variance_type: str):
+        self.timesteps = list(timesteps)
+        self._num_train_timesteps = len(alphas_cumprod)
+        self._index_of = {t: index for index, t in enumerate(self.timesteps)}
+        with torch.inference_mode(False), torch.device("cpu"):
+            self._table = self._coefficients(alphas_cumprod.cpu(), variance_type)
+        columns = self._table[:, :-1].unbind(1)
+        last = len(self.timesteps) - 1
+        self._steps = [
+            self._step(column.unbind(0), index == last, self.timesteps[index] > 0)
+            for index, column in enumerate(columns)
+        ]
+        self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def _coefficients(self, alphas_cumprod: torch.Tensor, variance_type: str) -> torch.Tensor:
+        """Return the table: one row for each coefficient, one column for each step and a last one of nan."""
+        alpha_prod = alphas_cumprod[self.timesteps]
+        alpha_prod_prev = torch.cat([alpha_prod[1:], torch.ones(1)])
+        to_prev, beta = posterior(alpha_prod, alpha_prod_prev), step_beta(alpha_prod, alpha_prod_prev)
+        variance = to_prev.variance.clamp(min=_MIN_VARIANCE)
+        if variance_type == "fixed_small_log":
+            noise_std = torch.exp(0.5 * torch.log(variance))
+        elif variance_type == "fixed_large":
+            noise_std = beta**0.5
+        elif variance_type == "fixed_large_log":
+            noise_std = torch.exp(0.5 * torch.log(beta))
+        else:
+            noise_std = variance**0.5
+        # The posterior of the last step has no variance; `_MIN_VARIANCE` of it is below float32 resolution.
+        # DDPMScheduler adds it too, so keeping it keeps results and random streams equal bit for bit.
+        noise_std[-1] = variance[-1] ** 0.5
+        rows = (
+            *scales(alpha_prod),
+            *to_prev._replace(variance=variance),
+            noise_std,
+            variance.log(),
+            beta.log(),
+        )
+        return torch.nn.functional.pad(torch.stack(rows), (0, 1), value=float("nan"))
+
+    @staticmethod
+    def _step(rows: Sequence[torch.Tensor], is_last: bool | torch.Tensor, adds_noise: bool) -> Step:
+        signal, noise, original, sample, variance, noise_std, min_log, max_log = rows
+        return Step(
+            Scales(signal, noise),
+            Posterior(original, sample, variance),
+            noise_std,
+            min_log,
+            max_log,
+            is_last,
+            adds_noise,
+        )
+
+    def index(self, timestep: int) -> int:
+        """Return the position of `timestep` in the chain.
+
+        Raises:
+            ValueError: it is not in the chain.
+        """
+        index = self._index_of.get(timestep)
+        if index is None:
+            shown = ", ".join(map(str, self.timesteps[:5])) + (", ..." if len(self.timesteps) > 5 else "")
+            raise ValueError(
+                f"timestep {timestep} is not one of the {len(self.timesteps)} that set_timesteps chose "
+                f"({shown}). Call step only with values of scheduler.timesteps."
+            )
+        return index
+
+    def step(self, index: int) -> Step:
+        """Return the coefficients of the step at a position of the chain, 0 being the noisiest."""
+        return self._steps[index]
+
+    def previous_timestep(self, timestep: int) -> int:
+        """Return the timestep that is visited after `timestep`, or -1 at the end (clean data)."""
+        index = self.index(timestep)
+        return -1 if index == len(self.timesteps) - 1 else self.timesteps[index + 1]
+
+    def steps(self, timesteps: torch.Tensor, sample: torch.Tensor) -> Step:
+        """Return the coefficients at a batch of timesteps, shape (B, 1, ...) with the rank of `sample`.
+
+        The values of `timesteps` are only read where that needs no wait. On an accelerator, a timestep
+        outside the chain gives nan.
+
+        Raises:
+            ValueError: a timestep that is not in the chain (CPU).
+        """
+        if timesteps.device.type == "cpu" and not torch.compiler.is_compiling():
+            index = torch.tensor([self.index(t) for t in timesteps.tolist()], device=sample.device)
+            table = self._table.to(sample.device)
+        else:
+            table, index_of = self._tables_on(sample.device)
+            timesteps = timesteps.to(sample.device)
+            outside = (timesteps < 0) | (timesteps > self._num_train_timesteps)
+            index = index_of[timesteps.masked_fill(outside, self._num_train_timesteps)]
+        rows = [broadcast_to_sample(row, sample) for row in table[:, index].unbind(0)]
+        at_zero = broadcast_to_sample(timesteps.to(sample.device), sample) == 0
+        rows[5] = rows[5].masked_fill(at_zero, 0.0)
+        is_last = broadcast_to_sample(index, sample) == len(self.timesteps) - 1
+        return self._step(rows, is_last, adds_noise=True)
+
+    def _tables_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the table and the position of each training timestep, on `device`."""
+        if device not in self._on_device:
+            with torch.inference_mode(False):
+                nowhere = len(self.timesteps)
+                index_of = torch.full((self._num_train_timesteps + 1,), nowhere, device="cpu")
+                index_of[self.timesteps] = torch.arange(nowhere, device="cpu")
+                self._on_device[device] = self._table.to(device), index_of.to(device)
+        return self._on_device[device]

@@ -1,0 +1,201 @@
+"""The settings of the scheduler: what is allowed, what is suspicious, and what stock can express."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+
+from . import checks
+from .diffusion import PREDICTION_HINTS, PREDICTION_TYPES
+from .noise_schedules import (
+    alphas_cumprod_from_betas,
+    betas_for_schedule,
+    given_betas,
+    rescale_zero_terminal_snr,
+)
+from .reverse_chain import VARIANCE_TYPES
+from .timestep_spacing import TIMESTEP_SPACINGS
+
+_BETA_RANGE_KEYS = ("beta_start", "beta_end", "scale_betas_by_length")
+_SIGMOID_KEYS = ("sigmoid_start", "sigmoid_end", "sigmoid_tau")
+
+# Schedule -> the settings that shape it.
+SHAPE_KEYS: dict[str, tuple[str, ...]] = {
+    "linear": _BETA_RANGE_KEYS,
+    "scaled_linear": _BETA_RANGE_KEYS,
+    "sigmoid": _BETA_RANGE_KEYS,
+    "squaredcos_cap_v2": ("cosine_s", "max_beta"),
+    "sigmoid_alpha_bar": (*_SIGMOID_KEYS, "max_beta"),
+    "laplace": ("max_beta",),
+}
+_SHAPE_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(betas_for_schedule).parameters.items()
+    if parameter.default is not parameter.empty
+}
+
+# Schedules that DDPMScheduler computes right (diffusers 0.42.1).
+_STOCK_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+
+# With more signal than this at the last timestep, sampling does not start from what the network was trained
+# on.
+_LARGEST_FINAL_ALPHA_BAR = 0.01
+
+
+def checked_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that had to be normalised, after checking all of them.
+
+    Raises:
+        TypeError, ValueError: a setting that is not allowed, with what is.
+    """
+    num_train_timesteps = checks.integer("num_train_timesteps", config["num_train_timesteps"], 1)
+    settings: dict[str, Any] = {
+        "num_train_timesteps": num_train_timesteps,
+        "steps_offset": checks.integer("steps_offset", config["steps_offset"], 0, num_train_timesteps - 1),
+        "clip_sample_range": checks.real("clip_sample_range", config["clip_sample_range"], 0),
+        "sample_max_value": checks.real("sample_max_value", config["sample_max_value"], 1),
+        "cosine_s": checks.real("cosine_s", config["cosine_s"], 0, 1),
+        "max_beta": checks.real("max_beta", config["max_beta"], 0, 1, exclusive=True),
+        "sigmoid_tau": checks.real("sigmoid_tau", config["sigmoid_tau"], 0.01, 1e6),
+    }
+    ratio = "dynamic_thresholding_ratio"
+    settings[ratio] = checks.real(ratio, config[ratio], 0, 1)
+    for name in ("beta_start", "beta_end"):
+        settings[name] = checks.real(name, config[name], 0, 1, exclusive=True)
+    for name in ("sigmoid_start", "sigmoid_end"):
+        settings[name] = checks.real(name, config[name], -100, 100)
+    if not settings["sigmoid_start"] < settings["sigmoid_end"]:
+        raise ValueError(
+            f"sigmoid_start is {settings['sigmoid_start']:g} and sigmoid_end {settings['sigmoid_end']:g}, "
+            "but the start must be below the end."
+        )
+    flags = ("clip_sample", "thresholding", "rescale_betas_zero_snr", "scale_betas_by_length")
+    settings |= {name: checks.flag(name, config[name]) for name in flags}
+    # Stored configurations of diffusers' DPM solvers have None, which DDPMScheduler takes as this.
+    settings["variance_type"] = "fixed_small" if config["variance_type"] is None else config["variance_type"]
+    checks.choice("variance_type", settings["variance_type"], VARIANCE_TYPES)
+    checks.choice("timestep_spacing", config["timestep_spacing"], TIMESTEP_SPACINGS)
+    checks.choice("prediction_type", config["prediction_type"], PREDICTION_TYPES, PREDICTION_HINTS)
+    if isinstance(config["trained_betas"], torch.Tensor):
+        settings["trained_betas"] = config["trained_betas"].tolist()
+    return {name: value for name, value in settings.items() if not _same(value, config[name])}
+
+
+def _same(checked: Any, given: Any) -> bool:
+    return type(checked) is type(given) and checked == given
+
+
+def betas_from_settings(config: Mapping[str, Any]) -> torch.Tensor:
+    """Return the betas that checked settings mean, float32, shape (T,), before any zero-SNR rescaling.
+
+    Raises:
+        NotImplementedError: unknown beta_schedule.
+        ValueError, TypeError: betas outside (0, 1), or trained_betas that are not T of them.
+    """
+    num_train_timesteps, beta_schedule = config["num_train_timesteps"], config["beta_schedule"]
+    if config["trained_betas"] is not None:
+        return given_betas(config["trained_betas"], num_train_timesteps)
+    shape = {key: config[key] for key in _SHAPE_DEFAULTS}
+    betas = betas_for_schedule(beta_schedule, num_train_timesteps, **shape)
+    if not bool(((betas > 0) & (betas < 1)).all()):
+        used = ", ".join(f"{key}={config[key]}" for key in SHAPE_KEYS[beta_schedule])
+        raise ValueError(
+            f"beta_schedule {beta_schedule!r} with num_train_timesteps={num_train_timesteps}, {used} gives "
+            f"betas from {betas.min():g} to {betas.max():g}, but every beta must be inside (0, 1)."
+        )
+    return betas
+
+
+def tables_from_settings(config: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the betas and alpha-bar that checked settings mean, each float32, shape (T,).
+
+    Raises:
+        NotImplementedError, ValueError, TypeError: as in `betas_from_settings`, or alpha-bar leaves the range
+            that float32 can tell from 0 and 1.
+    """
+    betas = betas_from_settings(config)
+    if config["rescale_betas_zero_snr"]:
+        betas = rescale_zero_terminal_snr(betas)
+    alphas_cumprod = alphas_cumprod_from_betas(betas)
+    if alphas_cumprod[0] >= 1:
+        raise ValueError(
+            f"the first beta is {betas[0]:g}, but in float32 that adds no noise at all: it must be at least "
+            "1e-7."
+        )
+    if len(betas) > 1 and alphas_cumprod[-2] <= 0:
+        place = int((alphas_cumprod <= 0).nonzero()[0])
+        raise ValueError(
+            f"alpha-bar is 0 in float32 from timestep {place} of {len(betas)} on, but only the last timestep "
+            "may have no signal. Use smaller betas or fewer timesteps."
+        )
+    return betas, alphas_cumprod
+
+
+def warn_about(config: Mapping[str, Any], alphas_cumprod: torch.Tensor) -> None:
+    """Warn about settings that are allowed, because DDPMScheduler allows them, but probably not meant."""
+    used = SHAPE_KEYS[config["beta_schedule"]] if config["trained_betas"] is None else ()
+    unused = [key for key in _BETA_RANGE_KEYS if key not in used and config[key] != _SHAPE_DEFAULTS[key]]
+    if used and unused:
+        checks.warn(
+            f"beta_schedule {config['beta_schedule']!r} does not use {', '.join(unused)}; leave them out, or "
+            "choose another schedule."
+        )
+    if "beta_start" in used and config["beta_start"] > config["beta_end"]:
+        checks.warn(
+            f"beta_start {config['beta_start']:g} is larger than beta_end {config['beta_end']:g}: most noise "
+            "is added first. Swap them if that is not meant."
+        )
+    final = float(alphas_cumprod[-1])
+    if final > _LARGEST_FINAL_ALPHA_BAR:
+        checks.warn(
+            f"alpha-bar is {final:.3g} at the last of {len(alphas_cumprod)} timesteps: signal is left where "
+            "sampling starts from pure noise. Use larger betas (scale_betas_by_length=True does it for any "
+            "number of timesteps), more timesteps, or rescale_betas_zero_snr=True with v_prediction."
+        )
+    if config["clip_sample"] and not config["thresholding"] and config["clip_sample_range"] == 0:
+        checks.warn("clip_sample_range is 0: every estimate of x_0 becomes 0. Use 1.0 for images in [-1, 1].")
+    if config["thresholding"] and config["sample_max_value"] == 1:
+        checks.warn(
+            "thresholding with sample_max_value=1.0 equals plain clipping to [-1, 1]. Set sample_max_value "
+            "larger."
+        )
+
+
+def stock_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with which stock DDPMScheduler has the same betas and samples the same.
+
+    A schedule that stock lacks goes out as `trained_betas`.
+
+    Args:
+        config: checked settings of DDPMFromScratchScheduler.
+
+    Raises:
+        ValueError: stock cannot express it; the message says what would be lost.
+    """
+    variance_type = config["variance_type"]
+    if variance_type == "learned":
+        raise ValueError(
+            "variance_type 'learned' has no counterpart in diffusers: DDPMScheduler takes the square root of "
+            "the network's log-variance, so the learned variances are lost (nan). Train with "
+            "'learned_range', or choose a fixed variance_type."
+        )
+    betas = betas_from_settings(config)
+    ends_at_zero = config["rescale_betas_zero_snr"] or betas[-1] == 1
+    if ends_at_zero and config["prediction_type"] == "epsilon":
+        raise ValueError(
+            "zero terminal SNR with prediction_type 'epsilon' has no counterpart in diffusers: DDPMScheduler "
+            "divides by alpha-bar = 0 at the first step, so the start of the chain is lost (inf). Use "
+            "'v_prediction'."
+        )
+    stock = {key: config[key] for key in list(inspect.signature(DDPMScheduler.__init__).parameters)[1:]}
+    # The same standard deviation; DDPMScheduler takes the square root of a logarithm there (nan).
+    stock["variance_type"] = "fixed_large" if variance_type == "fixed_large_log" else variance_type
+    own_shape = [
+        key for key, default in _SHAPE_DEFAULTS.items() if key not in stock and config[key] != default
+    ]
+    known = config["beta_schedule"] in _STOCK_SCHEDULES and not own_shape
+    if config["trained_betas"] is not None or not known:
+        stock["trained_betas"] = betas.tolist()
+    return stock
