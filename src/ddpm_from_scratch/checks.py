@@ -109,14 +109,14 @@ def samples(name: str, value: Any) -> torch.Tensor:
     """
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} is {type(value).__name__}, but must be a torch.Tensor of shape (B, ...).")
+    if value.ndim and value.is_floating_point():
+        return value
     if not value.is_floating_point():
         raise TypeError(
             f"{name} has dtype {value.dtype}, but must be floating point; bring 8-bit images to [-1, 1] with "
             "images / 127.5 - 1."
         )
-    if value.ndim == 0:
-        raise ValueError(f"{name} has no dimension, but must have shape (B, ...).")
-    return value
+    raise ValueError(f"{name} has no dimension, but must have shape (B, ...).")
 
 
 def same_shape(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
@@ -145,10 +145,12 @@ def timesteps(value: Any, batch_size: int, num_train_timesteps: int) -> torch.Te
         TypeError: not integers.
         ValueError: a wrong shape or a fractional value.
     """
+    if isinstance(value, torch.Tensor) and value.dtype == torch.int64 and value.shape == (batch_size,):
+        return value
     expected = f"integers in 0..{num_train_timesteps - 1}, one for all samples or shape ({batch_size},)"
     if not isinstance(value, torch.Tensor):
         try:
-            value = torch.as_tensor(value)
+            value = torch.as_tensor(np.asarray(value))
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"timesteps are {value!r}, but must be {expected}.") from None
     if value.ndim > 1 or value.numel() not in (1, batch_size):
@@ -157,11 +159,11 @@ def timesteps(value: Any, batch_size: int, num_train_timesteps: int) -> torch.Te
         if value.dtype == torch.bool or value.is_complex():
             raise TypeError(f"timesteps have dtype {value.dtype}, but must be {expected}.")
         if value.is_floating_point():
-            if not bool((value == value.round()).all()):
+            if not bool((value.isfinite() & (value == value.round())).all()):
                 raise ValueError(f"timesteps are {value.tolist()}, but must be {expected}.")
             warn(f"timesteps have dtype {value.dtype}; they are used as integers. Give an integer tensor.")
         value = value.long()
-    return value.reshape(-1)
+    return value if value.ndim == 1 else value.reshape(-1)
 
 
 def generator(value: Any, batch_size: int) -> torch.Generator | list[torch.Generator] | None:
@@ -169,7 +171,7 @@ def generator(value: Any, batch_size: int) -> torch.Generator | list[torch.Gener
 
     Raises:
         TypeError: something else.
-        ValueError: a list of another length than the batch.
+        ValueError: a list of another length than the batch or 1.
     """
     if value is None or isinstance(value, torch.Generator):
         return value
@@ -178,6 +180,6 @@ def generator(value: Any, batch_size: int) -> torch.Generator | list[torch.Gener
             f"generator is {value!r}, but must be a torch.Generator, a list of them or None. For a seed "
             "write torch.Generator().manual_seed(seed)."
         )
-    if len(value) != batch_size:
+    if len(value) not in (1, batch_size):  # a single one serves all, as in diffusers
         raise ValueError(f"got {len(value)} generators for {batch_size} samples; give one for each sample.")
     return list(value)

@@ -132,7 +132,7 @@ def to_original(
         ValueError: unknown `prediction_type`.
     """
     if prediction_type == "epsilon":
-        return (sample - scales.noise * model_output) / scales.signal
+        return (sample - scales.noise * model_output).div_(scales.signal)  # in place on a fresh tensor
     if prediction_type == "sample":
         return model_output
     check_prediction_type(prediction_type)

@@ -9,15 +9,31 @@ from .diffusion import Scales, scales
 
 
 class NoisingTable:
-    """The scales of all T timesteps.
+    """The scales of all T timesteps, ready for samples of any rank, dtype and device.
 
     Args:
         alphas_cumprod: alpha-bar, float32, shape (T,).
+        device: where it will be used first; other devices get their table when asked.
     """
 
-    def __init__(self, alphas_cumprod: torch.Tensor):
+    def __init__(self, alphas_cumprod: torch.Tensor, device: torch.device | None = None):
         self._alphas_cumprod = alphas_cumprod
-        self._tables: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+        self._tables: dict[tuple[torch.device, torch.dtype, int], Scales[torch.Tensor]] = {}
+        for ndim in (2, 4):  # points and images
+            self._table(device or torch.device("cpu"), torch.float32, ndim)
+
+    def _table(self, device: torch.device, dtype: torch.dtype, ndim: int) -> Scales[torch.Tensor]:
+        """Return the scales of all timesteps, shape (T, 1, ...)."""
+        table = self._tables.get((device, dtype, ndim))
+        if table is None:
+            # At least float32, cast last: in half precision 1 - alpha_bar would round to 0 at small t.
+            precise = dtype if dtype == torch.float64 else torch.float32
+            shape = (-1, *(1,) * (ndim - 1))
+            with torch.inference_mode(False):
+                at_t = scales(self._alphas_cumprod.to(device, precise))
+                table = Scales(*(column.to(dtype).reshape(shape) for column in at_t))
+            self._tables[device, dtype, ndim] = table
+        return table
 
     def scales_at(
         self, timesteps: Any, samples: torch.Tensor, noise: torch.Tensor, name: str
@@ -40,20 +56,14 @@ class NoisingTable:
         checks.samples("noise", noise)
         checks.same_shape("noise", noise, name, samples)
         checks.same_device("noise", noise, name, samples)
-        timesteps = checks.timesteps(timesteps, len(samples), num_train_timesteps).to(samples.device)
-        # At least float32, cast last: in half precision 1 - alpha_bar would round to 0 at small t.
-        key = (samples.device, torch.promote_types(samples.dtype, torch.float32))
-        if key not in self._tables:
-            with torch.inference_mode(False):
-                self._tables[key] = torch.stack(scales(self._alphas_cumprod.to(*key)))
-        if torch.compiler.is_compiling():
-            at_t = self._tables[key].index_select(1, timesteps)
-        else:
-            try:
-                at_t = self._tables[key].index_select(1, timesteps)
-            except (IndexError, RuntimeError):
-                low, high = (int(bound) for bound in timesteps.aminmax())
-                raise ValueError(
-                    f"timesteps reach from {low} to {high}, but must be in 0..{num_train_timesteps - 1}."
-                ) from None
-        return Scales(*at_t.to(samples.dtype).reshape(2, -1, *(1,) * (samples.ndim - 1)).unbind(0))
+        timesteps = checks.timesteps(timesteps, len(samples), num_train_timesteps)
+        if timesteps.device != samples.device:
+            timesteps = timesteps.to(samples.device)
+        table = self._table(samples.device, samples.dtype, samples.ndim)
+        try:
+            return Scales(table.signal.index_select(0, timesteps), table.noise.index_select(0, timesteps))
+        except (IndexError, RuntimeError):
+            low, high = (int(bound) for bound in timesteps.aminmax())
+            raise ValueError(
+                f"timesteps reach from {low} to {high}, but must be in 0..{num_train_timesteps - 1}."
+            ) from None

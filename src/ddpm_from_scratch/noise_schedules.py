@@ -55,7 +55,7 @@ def sigmoid_betas(num_train_timesteps: int, beta_start: float = 1e-4, beta_end: 
     This is what diffusers calls "sigmoid" (GeoDiff, Xu et al. 2022, arXiv:2203.02923). The image-diffusion
     literature means a sigmoid in alpha-bar, which is another schedule: see `sigmoid_alpha_bar`.
     """
-    ramp = torch.sigmoid(torch.linspace(-6, 6, num_train_timesteps))
+    ramp = torch.sigmoid(torch.linspace(-6, 6, num_train_timesteps, dtype=torch.float32))
     return ramp * (beta_end - beta_start) + beta_start
 
 

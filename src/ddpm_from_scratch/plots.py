@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+
+from .diffusion import posterior
+from .noise_schedules import snr
 
 # Okabe & Ito (2008): eight colours that people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -44,12 +48,12 @@ def sample_grid(
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
-def _new_figure(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
-    """Return a figure and axes that need no display and no global state."""
+def _new_figure(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Any, Any]:
+    """Return a figure and its axes, or a row of them, that need no display and no global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return figure, figure.subplots(ncols=columns)
 
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], path: str | Path) -> None:
@@ -97,4 +101,41 @@ def point_cloud(points: np.ndarray, path: str | Path, reference: np.ndarray | No
     axes.set_xlabel("first coordinate")
     axes.set_ylabel("second coordinate")
     axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def schedule_chart(alphas_cumprod: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Save a chart of alpha-bar, SNR and posterior variance over time, one line for each schedule, as PNG.
+
+    Time is (t + 1) / T, so schedules of any length share an axis. The posterior variance is
+    (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t (Ho et al. 2020, arXiv:2006.11239, eq. 7), times T.
+
+    Args:
+        alphas_cumprod: name -> alpha-bar, shape (T,), each strictly below 1.
+        path: of the picture.
+
+    Raises:
+        ValueError: no schedule, or more than there are colours.
+    """
+    if not 0 < len(alphas_cumprod) <= len(COLOURS):
+        raise ValueError(f"got {len(alphas_cumprod)} schedules, but 1 to {len(COLOURS)} can be told apart.")
+    figure, panels = _new_figure(12.6, 3.9, columns=3)
+    for (name, table), colour, style in zip(alphas_cumprod.items(), COLOURS, ("-", "--") * 4, strict=False):
+        alpha_bar = table.double()
+        before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+        time = (torch.arange(len(table)) + 1) / len(table)
+        variance = posterior(alpha_bar, before).variance * len(table)
+        look: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": 1.6, "label": name}
+        panels[0].plot(time, alpha_bar, **look)
+        panels[1].plot(time, snr(alpha_bar), **look)
+        panels[2].plot(time[1:], variance[1:], **look)
+    panels[0].set_ylabel("signal left: alpha-bar")
+    panels[1].set_ylabel("signal-to-noise ratio")
+    panels[2].set_ylabel("posterior variance times T")
+    for axes, lowest in zip(panels, (None, 1e-6, 1e-2), strict=True):
+        axes.set_xlabel("time (t + 1) / T")
+        if lowest is not None:
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=lowest)
+    panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)

@@ -28,13 +28,16 @@ _MIN_VARIANCE = 1e-20
 
 
 class Step(NamedTuple):
-    """The coefficients of one step: 0-dimensional tensors, or (B, 1, ...) for a batch of timesteps."""
+    """The coefficients of one step: 0-dimensional tensors, or (B, 1, ...) for a batch of timesteps.
+
+    `log_variances` are the smallest and the largest that a network with variance_type "learned_range" can
+    choose.
+    """
 
     scales: Scales[torch.Tensor]
     posterior: Posterior[torch.Tensor]
     noise_std: torch.Tensor
-    min_log_variance: torch.Tensor
-    max_log_variance: torch.Tensor
+    log_variances: tuple[torch.Tensor, ...]
     is_last: bool | torch.Tensor
     adds_noise: bool
 
@@ -48,18 +51,13 @@ class ReverseChain:
         variance_type: one of `VARIANCE_TYPES`; decides the standard deviation of the added noise.
     """
 
-    def __init__(self, alphas_cumprod: torch.Tensor, timesteps: Sequence[int], variance_type: str):
-        self.timesteps = list(timesteps)
+    def __init__(self, alphas_cumprod: torch.Tensor, timesteps: list[int], variance_type: str):
+        self.timesteps = timesteps
         self._num_train_timesteps = len(alphas_cumprod)
         self._index_of = {t: index for index, t in enumerate(self.timesteps)}
         with torch.inference_mode(False), torch.device("cpu"):
             self._table = self._coefficients(alphas_cumprod.cpu(), variance_type)
-        columns = self._table[:, :-1].unbind(1)
-        last = len(self.timesteps) - 1
-        self._steps = [
-            self._step(column.unbind(0), index == last, self.timesteps[index] > 0)
-            for index, column in enumerate(columns)
-        ]
+        self._steps: list[Step | None] = [None] * len(self.timesteps)
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def _coefficients(self, alphas_cumprod: torch.Tensor, variance_type: str) -> torch.Tensor:
@@ -79,27 +77,16 @@ class ReverseChain:
         # The posterior of the last step has no variance; `_MIN_VARIANCE` of it is below float32 resolution.
         # DDPMScheduler adds it too, so keeping it keeps results and random streams equal bit for bit.
         noise_std[-1] = variance[-1] ** 0.5
-        rows = (
-            *scales(alpha_prod),
-            *to_prev._replace(variance=variance),
-            noise_std,
-            variance.log(),
-            beta.log(),
-        )
+        rows = [*scales(alpha_prod), *to_prev._replace(variance=variance), noise_std]
+        if variance_type == "learned_range":
+            rows += [torch.log(variance), torch.log(beta)]
         return torch.nn.functional.pad(torch.stack(rows), (0, 1), value=float("nan"))
 
     @staticmethod
     def _step(rows: Sequence[torch.Tensor], is_last: bool | torch.Tensor, adds_noise: bool) -> Step:
-        signal, noise, original, sample, variance, noise_std, min_log, max_log = rows
-        return Step(
-            Scales(signal, noise),
-            Posterior(original, sample, variance),
-            noise_std,
-            min_log,
-            max_log,
-            is_last,
-            adds_noise,
-        )
+        signal, noise, original, sample, variance, noise_std, *log_variances = rows
+        to_prev = Posterior(original, sample, variance)
+        return Step(Scales(signal, noise), to_prev, noise_std, tuple(log_variances), is_last, adds_noise)
 
     def index(self, timestep: int) -> int:
         """Return the position of `timestep` in the chain.
@@ -118,12 +105,11 @@ class ReverseChain:
 
     def step(self, index: int) -> Step:
         """Return the coefficients of the step at a position of the chain, 0 being the noisiest."""
-        return self._steps[index]
-
-    def previous_timestep(self, timestep: int) -> int:
-        """Return the timestep that is visited after `timestep`, or -1 at the end (clean data)."""
-        index = self.index(timestep)
-        return -1 if index == len(self.timesteps) - 1 else self.timesteps[index + 1]
+        step = self._steps[index]
+        if step is None:
+            is_last, adds_noise = index == len(self.timesteps) - 1, self.timesteps[index] > 0
+            step = self._steps[index] = self._step(self._table[:, index].unbind(), is_last, adds_noise)
+        return step
 
     def steps(self, timesteps: torch.Tensor, sample: torch.Tensor) -> Step:
         """Return the coefficients at a batch of timesteps, shape (B, 1, ...) with the rank of `sample`.
@@ -135,10 +121,11 @@ class ReverseChain:
             ValueError: a timestep that is not in the chain (CPU).
         """
         if timesteps.device.type == "cpu" and not torch.compiler.is_compiling():
-            index = torch.tensor([self.index(t) for t in timesteps.tolist()], device=sample.device)
+            index = torch.tensor([self.index(t) for t in timesteps.tolist()], dtype=torch.int64)
+            index = index.to(sample.device)
             table = self._table.to(sample.device)
         else:
-            table, index_of = self._tables_on(sample.device)
+            table, index_of = self.tables_on(sample.device)
             timesteps = timesteps.to(sample.device)
             outside = (timesteps < 0) | (timesteps > self._num_train_timesteps)
             index = index_of[timesteps.masked_fill(outside, self._num_train_timesteps)]
@@ -148,12 +135,12 @@ class ReverseChain:
         is_last = broadcast_to_sample(index, sample) == len(self.timesteps) - 1
         return self._step(rows, is_last, adds_noise=True)
 
-    def _tables_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the table and the position of each training timestep, on `device`."""
+    def tables_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the table and the position of each training timestep, kept on `device` once it is made."""
         if device not in self._on_device:
             with torch.inference_mode(False):
                 nowhere = len(self.timesteps)
                 index_of = torch.full((self._num_train_timesteps + 1,), nowhere, device="cpu")
-                index_of[self.timesteps] = torch.arange(nowhere, device="cpu")
+                index_of[torch.tensor(self.timesteps, device="cpu")] = torch.arange(nowhere, device="cpu")
                 self._on_device[device] = self._table.to(device), index_of.to(device)
         return self._on_device[device]

@@ -1,6 +1,7 @@
 """The settings of the scheduler: what is allowed, what is suspicious, and what stock can express."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,8 +79,11 @@ def checked_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     checks.choice("variance_type", settings["variance_type"], VARIANCE_TYPES)
     checks.choice("timestep_spacing", config["timestep_spacing"], TIMESTEP_SPACINGS)
     checks.choice("prediction_type", config["prediction_type"], PREDICTION_TYPES, PREDICTION_HINTS)
-    if isinstance(config["trained_betas"], torch.Tensor):
-        settings["trained_betas"] = config["trained_betas"].tolist()
+    trained_betas = config["trained_betas"]
+    if trained_betas is not None:
+        given_betas(trained_betas, num_train_timesteps)
+    if isinstance(trained_betas, torch.Tensor):
+        settings["trained_betas"] = trained_betas.tolist()
     return {name: value for name, value in settings.items() if not _same(value, config[name])}
 
 
@@ -98,7 +102,10 @@ def betas_from_settings(config: Mapping[str, Any]) -> torch.Tensor:
     if config["trained_betas"] is not None:
         return given_betas(config["trained_betas"], num_train_timesteps)
     shape = {key: config[key] for key in _SHAPE_DEFAULTS}
-    betas = betas_for_schedule(beta_schedule, num_train_timesteps, **shape)
+    try:
+        betas = betas_for_schedule(beta_schedule, num_train_timesteps, **shape)
+    except ArithmeticError:  # numbers so extreme that alpha-bar is 0 or constant in floating point
+        betas = torch.full((1,), math.nan)
     if not bool(((betas > 0) & (betas < 1)).all()):
         used = ", ".join(f"{key}={config[key]}" for key in SHAPE_KEYS[beta_schedule])
         raise ValueError(
@@ -106,6 +113,13 @@ def betas_from_settings(config: Mapping[str, Any]) -> torch.Tensor:
             f"betas from {betas.min():g} to {betas.max():g}, but every beta must be inside (0, 1)."
         )
     return betas
+
+
+def schedule_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the tables depend on, in a form that can be compared."""
+    names = ("num_train_timesteps", "beta_schedule", "rescale_betas_zero_snr", *_SHAPE_DEFAULTS)
+    given = config["trained_betas"]
+    return {name: config[name] for name in names} | {"trained_betas": None if given is None else tuple(given)}
 
 
 def tables_from_settings(config: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,8 +138,8 @@ def tables_from_settings(config: Mapping[str, Any]) -> tuple[torch.Tensor, torch
             f"the first beta is {betas[0]:g}, but in float32 that adds no noise at all: it must be at least "
             "1e-7."
         )
-    if len(betas) > 1 and alphas_cumprod[-2] <= 0:
-        place = int((alphas_cumprod <= 0).nonzero()[0])
+    if not bool((alphas_cumprod[:-1] > 0).all()):
+        place = int((~(alphas_cumprod > 0)).nonzero()[0])
         raise ValueError(
             f"alpha-bar is 0 in float32 from timestep {place} of {len(betas)} on, but only the last timestep "
             "may have no signal. Use smaller betas or fewer timesteps."

@@ -21,7 +21,13 @@ from . import checks
 from .diffusion import Scales, add_noise, dynamic_threshold, posterior_mean, to_original, velocity
 from .forward_process import NoisingTable
 from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES, ReverseChain, Step
-from .scheduler_settings import checked_settings, stock_settings, tables_from_settings, warn_about
+from .scheduler_settings import (
+    checked_settings,
+    schedule_settings,
+    stock_settings,
+    tables_from_settings,
+    warn_about,
+)
 from .timestep_spacing import given_timesteps, spaced_timesteps
 
 # alpha-bar of a last timestep without signal, where the network predicts noise: x_0 needs a division by its
@@ -81,6 +87,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
     order = 1
     _is_ode_scheduler = False  # read by parallel samplers, as of DDPMParallelScheduler
+    _chain: ReverseChain
 
     @register_to_config
     def __init__(
@@ -107,20 +114,17 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         sigmoid_tau: float = 1.0,
         scale_betas_by_length: bool = False,
     ):
-        self.register_to_config(**checked_settings(self.config))
-        with torch.inference_mode(False), torch.device("cpu"):
-            self.betas, self.alphas_cumprod = tables_from_settings(self.config)
-            self.alphas = 1.0 - self.betas
-            self.one = torch.tensor(1.0)
-        warn_about(self.config, self.alphas_cumprod)
-        self._warned: set[str] = set()
-        self._data_seen = False
-        self._prepared_for: tuple[Any, ...] = (None, None, None)
+        self.one = torch.tensor(1.0, dtype=torch.float32, device="cpu")
         self.init_noise_sigma = 1.0
         self.custom_timesteps = False
         self.num_inference_steps: int | None = None
-        visited = np.arange(self.config.num_train_timesteps)[::-1].copy()
-        self._visit(visited.tolist(), torch.from_numpy(visited))
+        self._warned: set[str] = set()
+        self._data_seen = False
+        self._schedule: dict[str, Any] = {}
+        self._visited: list[int] = []
+        self._prepared_for: tuple[Any, Any, Any] = (None, None, None)
+        self._read_config()
+        self._refresh()
 
     def __len__(self) -> int:
         """Return T, the number of training timesteps."""
@@ -200,8 +204,9 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         self._refresh()
 
     def _visit(self, visited: list[int], timesteps: torch.Tensor) -> None:
+        if visited != self._visited:  # the same list stands for the same chain
+            self._visited = visited
         self.timesteps = self._visited_tensor = timesteps
-        self._visited = visited
         self._last_index: int | None = None
 
     def _refresh(self) -> None:
@@ -213,35 +218,57 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError, TypeError: the new value is not allowed.
         """
-        seen = self._prepared_for
-        if seen[0] is self._internal_dict and seen[1] is self.alphas_cumprod and seen[2] is self.timesteps:
+        config, alphas_cumprod, timesteps = self._prepared_for
+        same_tables = config is self._internal_dict and alphas_cumprod is self.alphas_cumprod
+        if same_tables and timesteps is self.timesteps:
             return
-        if seen[0] is not self._internal_dict:
-            self.register_to_config(**checked_settings(self.config))
+        if not same_tables:
+            self._read_config()
         if self.timesteps is not self._visited_tensor:
             self._visit(given_timesteps(self.timesteps, len(self)), self.timesteps)
+        device = self.timesteps.device
+        if not same_tables:
+            self._noising = NoisingTable(self.alphas_cumprod, device)
+        if not same_tables or self._chain.timesteps is not self._visited:
+            self._chain = ReverseChain(self.alphas_cumprod, self._visited, self.variance_type)
+        self._chain.tables_on(device)
+        self._prepared_for = (self.config, self.alphas_cumprod, self.timesteps)
+
+    def _read_config(self) -> None:
+        """Check the configuration, make the tables of a new schedule, and keep at hand what `step` reads."""
+        self.register_to_config(**checked_settings(self.config))
+        schedule = schedule_settings(self.config)
+        if schedule != self._schedule:
+            with torch.inference_mode(False), torch.device("cpu"):
+                self.betas, self.alphas_cumprod = tables_from_settings(self.config)
+                self.alphas = 1.0 - self.betas
+                warn_about(self.config, self.alphas_cumprod)
+            if len(self) != self._schedule.get("num_train_timesteps"):
+                visited = list(range(len(self)))[::-1]
+                self._visit(visited, torch.tensor(visited, device="cpu"))
+            self._schedule = schedule
         self._guard_zero_snr()
         config = self.config
         self._prediction_type: str = config.prediction_type
         self._thresholding: bool = config.thresholding
         self._clip_range: float | None = config.clip_sample_range if config.clip_sample else None
         self._learned: bool = config.variance_type in LEARNED_VARIANCE_TYPES
-        self._chain = ReverseChain(self.alphas_cumprod, self._visited, config.variance_type)
-        self._noising = NoisingTable(self.alphas_cumprod)
-        self._prepared_for = (config, self.alphas_cumprod, self.timesteps)
 
     def _guard_zero_snr(self) -> None:
         """Keep the division by sqrt(alpha-bar) finite if the network predicts noise and no signal is left."""
-        if self.config.prediction_type == "epsilon" and self.alphas_cumprod[-1] == 0:
-            self._warn_once(
-                "zero SNR",
-                "no signal is left at the last timestep (zero terminal SNR), where a network that predicts "
-                f"noise says nothing about x_0; alpha-bar is set to {_ZERO_SNR_GUARD:.2g} there. Use "
-                "prediction_type 'v_prediction' or 'sample'.",
-            )
-            with torch.inference_mode(False):
-                self.alphas_cumprod = self.alphas_cumprod.clone()
-                self.alphas_cumprod[-1] = _ZERO_SNR_GUARD
+        if self.config.prediction_type != "epsilon" or self.alphas_cumprod[-1] > 0:
+            return
+        before = float(self.alphas_cumprod[-2]) if len(self) > 1 else 1.0
+        guard = min(_ZERO_SNR_GUARD, before / 2)  # alpha-bar must go on falling
+        self._warn_once(
+            "zero SNR",
+            "no signal is left at the last timestep (zero terminal SNR), where a network that predicts noise "
+            f"says nothing about x_0; alpha-bar is set to {guard:.2g} there. Use prediction_type "
+            "'v_prediction' or 'sample'.",
+        )
+        with torch.inference_mode(False):
+            self.alphas_cumprod = self.alphas_cumprod.clone()
+            self.alphas_cumprod[-1] = guard
 
     def _warn_once(self, topic: str, message: str) -> None:
         if topic not in self._warned:
@@ -249,12 +276,16 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             checks.warn(message)
 
     def _position(self, timestep: Any) -> int | None:
-        """Return where in the chain a timestep is, or None where reading it would wait for an accelerator."""
+        """Return where in the chain a timestep is; None for a batch, or where reading it would wait."""
         if isinstance(timestep, torch.Tensor):
-            if timestep.device.type != "cpu":
+            if timestep.numel() != 1:
+                return None
+            if not timestep.is_cpu:
                 visited = timestep.untyped_storage()._cdata == self.timesteps.untyped_storage()._cdata
                 return int(timestep.storage_offset()) if visited else None
             timestep = timestep.item()
+        elif isinstance(timestep, (list, tuple)):
+            return None
         if type(timestep) is not int:
             timestep = checks.integer("timestep", timestep, 0, len(self) - 1)
         return self._chain.index(timestep)
@@ -278,32 +309,28 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
     def _coefficients(self, timestep: Any, sample: torch.Tensor) -> Step:
         """Return the coefficients of a step: 0-dimensional, or (B, 1, ...) for a batch of timesteps."""
         if torch.compiler.is_compiling():
-            return self._chain.steps(torch.as_tensor(timestep, device=sample.device).reshape(-1), sample)
-        is_batch = (
-            timestep.numel() != 1
-            if isinstance(timestep, torch.Tensor)
-            else isinstance(timestep, (list, tuple))
-        )
-        index = None if is_batch else self._position(timestep)
+            if not isinstance(timestep, torch.Tensor):
+                timestep = torch.full((1,), timestep, device=sample.device)
+            return self._chain.steps(timestep.reshape(-1), sample)
+        index = self._position(timestep)
         if index is None:
             return self._chain.steps(checks.timesteps(timestep, len(sample), len(self)), sample)
-        step = self._chain.step(index)
-        self._watch(index, step, sample)
-        return step
-
-    def _watch(self, index: int, step: Step, sample: torch.Tensor) -> None:
-        """Warn once about a walk that skips or repeats timesteps, or starts outside the clipping range."""
-        last = self._last_index
+        if index - 1 != self._last_index:
+            self._watch(index, sample)
         self._last_index = index
-        if last is None:
-            signal, noise = (float(scale) for scale in step.scales)
+        return self._chain.step(index)
+
+    def _watch(self, index: int, sample: torch.Tensor) -> None:
+        """Warn once about a walk that skips or repeats timesteps, or starts outside the clipping range."""
+        if self._last_index is None:
+            signal, noise = (float(scale) for scale in self._chain.step(index).scales)
             self._warn_if_squashed(sample, signal, noise)
-        elif index != last + 1 and index and last != len(self._visited) - 1:
+        elif index > 0 and self._last_index < len(self._visited) - 1:
             self._warn_once(
                 "order",
                 f"step was called out of order, for timestep {self._visited[index]} after "
-                f"{self._visited[last]}. A step leads to the next of scheduler.timesteps; repeating or "
-                "skipping is right only if the sample was noised again in between.",
+                f"{self._visited[self._last_index]}. A step leads to the next of scheduler.timesteps; "
+                "repeating or skipping is right only if the sample was noised again in between.",
             )
 
     def _warn_if_squashed(self, sample: torch.Tensor, signal: float = 1.0, noise: float = 0.0) -> None:
@@ -331,7 +358,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         checks.samples("sample", sample)
         checks.samples("model_output", model_output)
         checks.same_device("model_output", model_output, "sample", sample)
-        if model_output.shape == sample.shape and not self._learned:
+        if not self._learned and model_output.shape == sample.shape:
             return model_output, None
         if self._learned and sample.ndim > 1:
             channels = sample.shape[1]
@@ -353,7 +380,11 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         if self._thresholding:
             ratio, largest = self.config.dynamic_thresholding_ratio, self.config.sample_max_value
             return dynamic_threshold(original, ratio, largest)
-        return original if self._clip_range is None else original.clamp(-self._clip_range, self._clip_range)
+        if self._clip_range is None:
+            return original
+        if original is prediction:  # the network's own tensor is not ours to change
+            return original.clamp(-self._clip_range, self._clip_range)
+        return original.clamp_(-self._clip_range, self._clip_range)
 
     def step(
         self,
@@ -400,7 +431,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         if step.adds_noise:
             if variance_noise is None:
                 variance_noise = _standard_normal(prediction, generator)
-            prev_sample = prev_sample + self._noise_std(step, predicted_variance) * variance_noise
+            prev_sample += self._noise_std(step, predicted_variance) * variance_noise
         if step.scales.signal.ndim:  # coefficients of a batch are float32; the caller's dtype stays
             dtype = torch.promote_types(prediction.dtype, sample.dtype)
             prev_sample, original = prev_sample.to(dtype), original.to(dtype)
@@ -438,7 +469,8 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         log_variance = predicted_variance
         if self.variance_type == "learned_range":
             fraction = (predicted_variance + 1) / 2
-            log_variance = fraction * step.max_log_variance + (1 - fraction) * step.min_log_variance
+            smallest, largest = step.log_variances
+            log_variance = fraction * largest + (1 - fraction) * smallest
         std = torch.exp(0.5 * log_variance)
         return std if step.is_last is False else torch.where(step.is_last, step.noise_std, std)
 
@@ -462,7 +494,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
     def _scales_at(self, timesteps: Any, samples: torch.Tensor, noise: torch.Tensor, name: str) -> Scales:
         self._refresh()
         at_t = self._noising.scales_at(timesteps, samples, noise, name)
-        if not (self._data_seen or torch.compiler.is_compiling()):
+        if not (torch.compiler.is_compiling() or self._data_seen):
             self._data_seen = True
             self._warn_if_squashed(samples)
         return at_t
@@ -495,7 +527,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
 
 def _standard_normal(like: torch.Tensor, generator: Any) -> torch.Tensor:
     """Return z ~ N(0, I) of the shape, device and dtype of `like`, drawn as diffusers draws it."""
-    shape, device, dtype = like.shape, like.device, like.dtype
-    if generator is None or (type(generator) is torch.Generator and generator.device == device):
-        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
-    return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+    if generator is None or (type(generator) is torch.Generator and generator.device == like.device):
+        # What torch.randn does, without parsing its arguments.
+        return torch.empty_like(like, memory_format=torch.contiguous_format).normal_(generator=generator)
+    return randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
