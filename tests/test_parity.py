@@ -137,16 +137,26 @@ def test_full_loop_of_1000_steps_is_bit_equal(prediction_type):
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.04), (torch.float16, 0.005)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
-def test_half_precision_step_is_close(prediction_type, dtype, tolerance, generator):
-    """Tolerance: a few units in the last place of values up to 4 (bfloat16 has 2^-6 there, float16 2^-9)."""
-    stock, ours = pair(prediction_type=prediction_type)
-    for t in (999, 500, 20, 0):
-        x, output = (torch.randn(2, 3, 8, 8, generator=generator).to(dtype) for _ in range(2))
-        a, b = (s.step(output, t, x, generator=seeded()).prev_sample for s in (stock, ours))
-        assert b.dtype == dtype
-        torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+@pytest.mark.parametrize("variance_type", VARIANCES)
+def test_step_is_bit_equal_in_other_precisions(variance_type, prediction_type, dtype, generator):
+    for spacing, clip_sample in itertools.product(SPACINGS, (True, False)):
+        config = {
+            "prediction_type": prediction_type,
+            "variance_type": variance_type,
+            "clip_sample": clip_sample,
+        }
+        stock, ours = pair(timestep_spacing=spacing, **config)
+        for scheduler in (stock, ours):
+            scheduler.set_timesteps(7)
+        for t in stock.timesteps[:-1]:  # the last step is defect 3
+            x = torch.randn(2, 3, 8, 8, generator=generator).to(dtype)
+            channels = 6 if variance_type == "learned_range" else 3
+            output = torch.randn(2, channels, 8, 8, generator=generator).to(dtype)
+            a, b = (s.step(output, t, x, generator=seeded()) for s in (stock, ours))
+            assert b.prev_sample.dtype == dtype and torch.equal(a.prev_sample, b.prev_sample)
+            assert torch.equal(a.pred_original_sample, b.pred_original_sample)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
