@@ -7,6 +7,7 @@ devices are read, so that a check never waits for an accelerator.
 
 import math
 import operator
+import reprlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -152,7 +153,7 @@ def timesteps(value: Any, batch_size: int, num_train_timesteps: int) -> torch.Te
         try:
             value = torch.as_tensor(np.asarray(value))
         except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"timesteps are {value!r}, but must be {expected}.") from None
+            raise TypeError(f"timesteps are {reprlib.repr(value)}, but must be {expected}.") from None
     if value.ndim > 1 or value.numel() not in (1, batch_size):
         raise ValueError(f"timesteps have shape {tuple(value.shape)}, but must be {expected}.")
     if value.dtype not in (torch.int64, torch.int32):
@@ -160,7 +161,7 @@ def timesteps(value: Any, batch_size: int, num_train_timesteps: int) -> torch.Te
             raise TypeError(f"timesteps have dtype {value.dtype}, but must be {expected}.")
         if value.is_floating_point():
             if not bool((value.isfinite() & (value == value.round())).all()):
-                raise ValueError(f"timesteps are {value.tolist()}, but must be {expected}.")
+                raise ValueError(f"timesteps are {reprlib.repr(value.tolist())}, but must be {expected}.")
             warn(f"timesteps have dtype {value.dtype}; they are used as integers. Give an integer tensor.")
         value = value.long()
     return value if value.ndim == 1 else value.reshape(-1)

@@ -10,6 +10,7 @@ it:
 """
 
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -191,8 +192,8 @@ def given_betas(trained_betas: Any, num_train_timesteps: int) -> torch.Tensor:
         betas = torch.as_tensor(trained_betas, dtype=torch.float32, device="cpu").detach().clone()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
-            f"trained_betas is {trained_betas!r}, but must be {num_train_timesteps} numbers, one beta per "
-            "timestep."
+            f"trained_betas is {reprlib.repr(trained_betas)}, but must be {num_train_timesteps} numbers, one "
+            "beta per timestep."
         ) from None
     if betas.ndim != 1 or len(betas) != num_train_timesteps:
         raise ValueError(
@@ -220,7 +221,7 @@ def rescale_zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
         ValueError: fewer than two betas: one step cannot both keep its level and end at zero.
     """
     if len(betas) < 2:
-        raise ValueError("rescale_zero_terminal_snr needs at least 2 timesteps, got 1.")
+        raise ValueError("zero terminal SNR (rescale_betas_zero_snr) needs at least 2 timesteps, got 1.")
     root = torch.cumprod(1.0 - betas, dim=0).sqrt()
     first, last = root[0].clone(), root[-1].clone()
     root = (root - last) * (first / (first - last))

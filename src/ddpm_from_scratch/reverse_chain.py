@@ -68,10 +68,8 @@ class ReverseChain:
         variance = to_prev.variance.clamp(min=_MIN_VARIANCE)
         if variance_type == "fixed_small_log":
             noise_std = torch.exp(0.5 * torch.log(variance))
-        elif variance_type == "fixed_large":
+        elif variance_type in ("fixed_large", "fixed_large_log"):
             noise_std = beta**0.5
-        elif variance_type == "fixed_large_log":
-            noise_std = torch.exp(0.5 * torch.log(beta))
         else:
             noise_std = variance**0.5
         # The posterior of the last step has no variance; `_MIN_VARIANCE` of it is below float32 resolution.

@@ -133,13 +133,16 @@ def tables_from_settings(config: Mapping[str, Any]) -> tuple[torch.Tensor, torch
     if config["rescale_betas_zero_snr"]:
         betas = rescale_zero_terminal_snr(betas)
     alphas_cumprod = alphas_cumprod_from_betas(betas)
-    if alphas_cumprod[0] >= 1:
-        raise ValueError(
-            f"the first beta is {betas[0]:g}, but in float32 that adds no noise at all: it must be at least "
-            "1e-7."
-        )
-    if not bool((alphas_cumprod[:-1] > 0).all()):
-        place = int((~(alphas_cumprod > 0)).nonzero()[0])
+    levels = torch.cat([torch.ones(1), alphas_cumprod])
+    falls = levels[1:] < levels[:-1]
+    falls[:-1] &= alphas_cumprod[:-1] > 0
+    if not bool(falls.all()):
+        place = int((~falls).nonzero()[0])
+        if levels[place] > torch.finfo(torch.float32).tiny:
+            raise ValueError(
+                f"beta is {betas[place]:g} at timestep {place}, but in float32 that adds no noise at all: "
+                "every beta must be at least 1e-7."
+            )
         raise ValueError(
             f"alpha-bar is 0 in float32 from timestep {place} of {len(betas)} on, but only the last timestep "
             "may have no signal. Use smaller betas or fewer timesteps."

@@ -1,5 +1,6 @@
 """Which timesteps sampling visits: a spacing and a number of steps, or a list that the caller gives."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,8 +57,12 @@ def given_timesteps(timesteps: Any, num_train_timesteps: int) -> list[int]:
     if hasattr(timesteps, "tolist"):
         timesteps = timesteps.tolist()
     if not isinstance(timesteps, Sequence) or isinstance(timesteps, (str, bytes)):
-        raise TypeError(f"timesteps is {timesteps!r}, but must be a list of integers from noisy to clean.")
+        raise TypeError(
+            f"timesteps is {reprlib.repr(timesteps)}, but must be a list of integers from noisy to clean."
+        )
     chain = [checks.integer("a custom timestep", t, 0, num_train_timesteps - 1) for t in timesteps]
     if not chain or any(later >= earlier for earlier, later in zip(chain, chain[1:], strict=False)):
-        raise ValueError(f"timesteps must be in descending order without repeats and not empty, got {chain}.")
+        raise ValueError(
+            f"timesteps must be in descending order without repeats and not empty, got {reprlib.repr(chain)}."
+        )
     return chain
