@@ -13,6 +13,7 @@ from diffusers import DDPMScheduler
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from ddpm_from_scratch import BETA_SCHEDULES, DDPMFromScratchScheduler, SchedulerWarning
+from ddpm_from_scratch.diffusion import dynamic_threshold
 
 allow_warnings = pytest.mark.filterwarnings("ignore::ddpm_from_scratch.SchedulerWarning")
 
@@ -163,6 +164,38 @@ def test_step_is_differentiable():
     assert float(x.grad.std()) < 1e-6 and float(x.grad.mean()) > 0
 
 
+def test_timesteps_of_another_device_are_found_by_their_place():
+    scheduler = DDPMFromScratchScheduler()
+    scheduler.set_timesteps(10, device="meta")  # where no value can be read
+    assert [scheduler._position(t) for t in scheduler.timesteps] == list(range(10))
+    assert [scheduler._position(t) for t in scheduler.timesteps[4:]] == list(range(4, 10))
+    assert scheduler._position(scheduler.timesteps[3].clone()) is None
+
+
+@allow_warnings
+@pytest.mark.parametrize("betas", [[0.1, 0.5, 1.0], [0.5, 0.9999999, 1.0]])
+def test_zero_snr_guard_is_small_and_keeps_alpha_bar_falling(betas):
+    table = DDPMFromScratchScheduler(3, trained_betas=betas).alphas_cumprod
+    assert 0 < float(table[-1]) == min(2.0**-24, float(table[-2]) / 2)
+
+
+def test_variance_of_a_learned_type_and_of_another_type():
+    scheduler, v = DDPMFromScratchScheduler(variance_type="learned_range"), torch.tensor([-1.0, 1.0])
+    small, large = (
+        float(scheduler._get_variance(500, variance_type=t)) for t in ("fixed_small", "fixed_large")
+    )
+    assert small < large
+    torch.testing.assert_close(scheduler._get_variance(500, v), torch.tensor([small, large]))
+
+
+def test_quantile_of_more_elements_than_torch_takes_equals_numpys():
+    x = normal(1, 16_000_001)
+    expected = float(np.quantile(x.abs().numpy(), 0.995))
+    limited = dynamic_threshold(x, 0.995, largest=10.0)
+    assert float(limited.abs().max()) == 1
+    torch.testing.assert_close(limited[x.abs() < expected], (x / expected)[x.abs() < expected])
+
+
 # Warnings
 
 
@@ -228,6 +261,13 @@ def test_step_warns_once_of_skipped_and_repeated_timesteps():
     assert not warnings_of(lambda: [scheduler.step(X, t, X) for t in (500, 400, 300)])  # as img2img starts
     (message,) = warnings_of(lambda: [scheduler.step(X, t, X) for t in (100, 100, 700)])
     assert "timestep 100 after 300" in message
+
+
+def test_a_new_walk_may_start_anywhere_after_a_finished_one():
+    scheduler = DDPMFromScratchScheduler()
+    scheduler.set_timesteps(5)
+    walk = [scheduler.timesteps, scheduler.timesteps[2:], scheduler.timesteps]
+    assert not warnings_of(lambda: [scheduler.step(X, t, X) for t in torch.cat(walk)])
 
 
 def test_data_outside_the_clipping_range_warn_once():
@@ -341,6 +381,16 @@ def test_compiled_step_draws_its_own_noise_and_takes_numbers():
     stds = [float(compiled(X, t, X).prev_sample.std()) for t in scheduler.timesteps.tolist()]
     assert counter.frame_count <= 3  # one for the first number, one for any other, one for 0
     assert stds[-1] == 0 and all(std > 0 for std in stds[:-1])
+
+
+def test_compiled_step_gives_nan_outside_the_chain():
+    """A graph cannot raise for a value; the wrong result must not look like a right one."""
+    torch._dynamo.reset()
+    scheduler = DDPMFromScratchScheduler()
+    scheduler.set_timesteps(10)
+    compiled = torch.compile(scheduler.step, backend="aot_eager", fullgraph=True)
+    for t in (3, -1, 1000, 10**9):
+        assert bool(compiled(X, torch.tensor(t), X).prev_sample.isnan().all()), t
 
 
 def test_add_noise_compiles_to_one_graph():

@@ -2,8 +2,8 @@
 
 The equations are in `diffusion.py`, the schedules in `noise_schedules.py`, the coefficients of a chain in
 `reverse_chain.py`, and what a setting may be in `scheduler_settings.py`. This module adds what a diffusers
-scheduler is: a configuration, `set_timesteps` and `step`. Results equal DDPMScheduler's bit for bit on
-float32 wherever that one is right; the differences are listed in docs/differences.md.
+scheduler is: a configuration, `set_timesteps` and `step`. Results equal DDPMScheduler's bit for bit wherever
+that one is right; the differences are listed in docs/differences.md.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,7 @@ from .timestep_spacing import given_timesteps, spaced_timesteps
 # root. The value of diffusers' other schedulers.
 _ZERO_SNR_GUARD = 2.0**-24
 
-# Data further out than this many clipping ranges, plus this many standard deviations of noise, will be
-# squashed.
+# Data further out than this many clipping ranges, plus this many standard deviations of noise, are squashed.
 _FAR_OUTSIDE = 2.0
 _LARGEST_NOISE = 8.0
 
@@ -171,6 +170,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError, TypeError: not exactly one of the two, or a value that is not allowed.
         """
+        self._refresh()
         num_train_timesteps, spacing = self.config.num_train_timesteps, self.config.timestep_spacing
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError(
