@@ -172,6 +172,31 @@ def test_timesteps_of_another_device_are_found_by_their_place():
     assert scheduler._position(scheduler.timesteps[3].clone()) is None
 
 
+@pytest.mark.parametrize("part", [slice(5, None), slice(None, None, 2), slice(1, 9, 3)])
+def test_place_in_memory_counts_from_the_assigned_view(part):
+    scheduler = DDPMFromScratchScheduler()
+    scheduler.set_timesteps(10, device="meta")
+    everything = scheduler.timesteps
+    scheduler.timesteps = everything[part]
+    kept = list(range(10))[part]
+    assert [scheduler._place_in_memory(t) for t in scheduler.timesteps] == list(range(len(kept)))
+    inside = [scheduler._place_in_memory(everything[i]) for i in kept]
+    assert inside == list(range(len(kept)))
+
+
+@allow_warnings
+def test_step_works_inside_vmap():
+    scheduler, x = DDPMFromScratchScheduler(), normal(2, 5, 3, 4, 4)
+    mapped = torch.vmap(lambda sample: scheduler.step(sample, 0, sample).prev_sample)(x)
+    assert torch.equal(mapped[1], scheduler.step(x[1], 0, x[1]).prev_sample)
+
+
+def test_array_of_timesteps_is_a_batch():
+    scheduler, x = DDPMFromScratchScheduler(), normal(2, 3, 4, 4)
+    a, b = (scheduler.step(x, t, x, variance_noise=x).prev_sample for t in (np.array([500, 400]), [500, 400]))
+    assert torch.equal(a, b)
+
+
 @allow_warnings
 @pytest.mark.parametrize("betas", [[0.1, 0.5, 1.0], [0.5, 0.9999999, 1.0]])
 def test_zero_snr_guard_is_small_and_keeps_alpha_bar_falling(betas):

@@ -144,8 +144,8 @@ def tables_from_settings(config: Mapping[str, Any]) -> tuple[torch.Tensor, torch
                 "every beta must be at least 1e-7."
             )
         raise ValueError(
-            f"alpha-bar is 0 in float32 from timestep {place} of {len(betas)} on, but only the last timestep "
-            "may have no signal. Use smaller betas or fewer timesteps."
+            f"alpha-bar is too small for float32 from timestep {place} of {len(betas)} on, but only the last "
+            "timestep may have no signal. Use smaller betas or fewer timesteps."
         )
     return betas, alphas_cumprod
 

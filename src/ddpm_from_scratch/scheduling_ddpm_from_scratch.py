@@ -281,14 +281,21 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             if timestep.numel() != 1:
                 return None
             if not timestep.is_cpu:
-                visited = timestep.untyped_storage()._cdata == self.timesteps.untyped_storage()._cdata
-                return int(timestep.storage_offset()) if visited else None
+                return self._place_in_memory(timestep)
             timestep = timestep.item()
-        elif isinstance(timestep, (list, tuple)):
+        elif isinstance(timestep, (list, tuple, np.ndarray)):
             return None
         if type(timestep) is not int:
             timestep = checks.integer("timestep", timestep, 0, len(self) - 1)
         return self._chain.index(timestep)
+
+    def _place_in_memory(self, timestep: torch.Tensor) -> int | None:
+        """Return which element of `timesteps` a tensor is a view of, or None."""
+        if timestep.untyped_storage()._cdata != self.timesteps.untyped_storage()._cdata:
+            return None
+        distance = int(timestep.storage_offset()) - int(self.timesteps.storage_offset())
+        index, rest = divmod(distance, self.timesteps.stride(0))
+        return index if rest == 0 and 0 <= index < len(self._visited) else None
 
     def previous_timestep(self, timestep: int | torch.Tensor) -> int | torch.Tensor:
         """Return the timestep that the chain visits after `timestep`, or -1 at its end (clean data).
@@ -299,9 +306,11 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             ValueError: `timestep` is not in the chain.
         """
         self._refresh()
+        if self.num_inference_steps is None and isinstance(timestep, torch.Tensor):
+            return timestep - 1
         index = self._position(timestep)
         if index is None:
-            index = self._chain.index(int(timestep))
+            index = self._chain.index(checks.integer("timestep", timestep, 0, len(self) - 1))
         if self.num_inference_steps is None:
             return timestep - 1
         return self.timesteps[index + 1] if index + 1 < len(self._visited) else torch.tensor(-1)
@@ -342,7 +351,10 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             or not sample.numel()
         ):
             return
-        largest = float(sample.detach().abs().amax())
+        try:
+            largest = float(sample.detach().abs().amax())
+        except RuntimeError:  # inside vmap or with fake tensors there are no values
+            return
         if largest > _FAR_OUTSIDE * self._clip_range * signal + _LARGEST_NOISE * noise:
             self._warn_once(
                 "squashed",
@@ -382,9 +394,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             return dynamic_threshold(original, ratio, largest)
         if self._clip_range is None:
             return original
-        if original is prediction:  # the network's own tensor is not ours to change
-            return original.clamp(-self._clip_range, self._clip_range)
-        return original.clamp_(-self._clip_range, self._clip_range)
+        return original.clamp(-self._clip_range, self._clip_range)
 
     def step(
         self,
