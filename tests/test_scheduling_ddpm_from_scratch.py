@@ -211,6 +211,10 @@ def test_variance_of_a_learned_type_and_of_another_type():
     )
     assert small < large
     torch.testing.assert_close(scheduler._get_variance(500, v), torch.tensor([small, large]))
+    fixed = DDPMFromScratchScheduler()
+    torch.testing.assert_close(fixed._get_variance(500, v, "learned_range"), torch.tensor([small, large]))
+    torch.testing.assert_close(fixed._get_variance(500, v, "learned"), v.exp())
+    assert float(fixed._get_variance(500, v)) == pytest.approx(small)
 
 
 def test_quantile_of_more_elements_than_torch_takes_equals_numpys():

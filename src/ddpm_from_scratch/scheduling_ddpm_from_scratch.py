@@ -148,6 +148,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: stock cannot express the settings; the message says what would be lost.
         """
+        self._refresh()
         return DDPMScheduler.from_config(stock_settings(self.config))
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | None = None) -> torch.Tensor:
@@ -477,7 +478,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         if predicted_variance is None or step.is_last is True:
             return step.noise_std
         log_variance = predicted_variance
-        if self.variance_type == "learned_range":
+        if step.log_variances:
             fraction = (predicted_variance + 1) / 2
             smallest, largest = step.log_variances
             log_variance = fraction * largest + (1 - fraction) * smallest
@@ -490,16 +491,15 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         """Return the variance of the noise that `step` adds at t; a name that pipelines of diffusers call.
 
         Always a variance, where DDPMScheduler returns a variance, a standard deviation or a logarithm.
+        `predicted_variance` is the second half of the network's output; only learned types use it.
         """
         self._refresh()
-        chain = self._chain
-        if variance_type not in (None, self.variance_type):
-            chain = ReverseChain(
-                self.alphas_cumprod,
-                self._visited,
-                checks.choice("variance_type", variance_type, VARIANCE_TYPES),
-            )
-        return self._noise_std(chain.step(chain.index(int(t))), predicted_variance) ** 2
+        chain, kind = self._chain, self.variance_type
+        if variance_type not in (None, kind):
+            kind = checks.choice("variance_type", variance_type, VARIANCE_TYPES)
+            chain = ReverseChain(self.alphas_cumprod, self._visited, kind)
+        predicted = predicted_variance if kind in LEARNED_VARIANCE_TYPES else None
+        return self._noise_std(chain.step(chain.index(int(t))), predicted) ** 2
 
     def _scales_at(self, timesteps: Any, samples: torch.Tensor, noise: torch.Tensor, name: str) -> Scales:
         self._refresh()
