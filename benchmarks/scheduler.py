@@ -1,8 +1,8 @@
 """Time DDPMFromScratchScheduler against diffusers' DDPMScheduler: `python benchmarks/scheduler.py`.
 
-Both run in one process, in short blocks that alternate in random order; a ratio compares two neighbouring
-blocks, and the table gives medians. `step` sets 50 timesteps and walks through them, as sampling does. "randn
-alone" draws the noise of one step and nothing else: no scheduler that draws noise can be faster.
+Both run in one process, in short blocks that alternate in random order; a ratio compares the blocks
+of one round, and the table gives medians. `step` sets 50 timesteps and walks through them, as sampling does.
+"randn alone" draws the noise of one step and nothing else: no scheduler that draws noise can be faster.
 """
 
 import argparse

@@ -140,6 +140,38 @@ def test_assigned_alphas_cumprod_takes_effect_at_once():
     assert torch.equal(a, b)
 
 
+@allow_warnings
+def test_zero_snr_guard_goes_when_the_network_does_not_predict_noise():
+    scheduler = DDPMFromScratchScheduler(rescale_betas_zero_snr=True)
+    assert float(scheduler.alphas_cumprod[-1]) > 0
+    scheduler.register_to_config(prediction_type="v_prediction")
+    assert float(scheduler.alphas_cumprod[-1]) == 0
+
+
+@allow_warnings
+def test_changed_settings_take_effect_at_once_and_wrong_ones_are_refused_at_once():
+    scheduler = DDPMFromScratchScheduler()
+    scheduler.register_to_config(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500)
+    fresh = DDPMFromScratchScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500)
+    assert torch.equal(scheduler.alphas_cumprod, fresh.alphas_cumprod)
+    assert torch.equal(scheduler.timesteps, fresh.timesteps)
+    with pytest.raises(ValueError, match="variance_type is 'small'"):
+        scheduler.register_to_config(variance_type="small")
+
+
+@allow_warnings
+def test_tables_do_not_depend_on_the_default_dtype():
+    expected, x = DDPMFromScratchScheduler(clip_sample=False), normal(2, 3, 4, 4)
+    torch.set_default_dtype(torch.float64)
+    try:
+        scheduler = DDPMFromScratchScheduler(clip_sample=False)
+        for t in (999, 500, 0):
+            a, b = (s.step(x, t, x, variance_noise=x).prev_sample for s in (scheduler, expected))
+            assert torch.equal(a, b)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_assigned_timesteps_take_effect_at_once():
     ours, other = DDPMFromScratchScheduler(), DDPMFromScratchScheduler()
     ours.set_timesteps(10)
@@ -345,6 +377,13 @@ def test_to_diffusers_samples_the_same(config, prediction_type):
     assert torch.equal(*results)
 
 
+def test_to_diffusers_refuses_an_assigned_table():
+    scheduler = DDPMFromScratchScheduler()
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod**2
+    with pytest.raises(ValueError, match="alphas_cumprod was assigned"):
+        scheduler.to_diffusers()
+
+
 def test_to_diffusers_turns_fixed_large_log_into_its_equal():
     ours = DDPMFromScratchScheduler(variance_type="fixed_large_log")
     x = normal(2, 3, 4, 4)
@@ -410,6 +449,15 @@ def test_compiled_step_draws_its_own_noise_and_takes_numbers():
     stds = [float(compiled(X, t, X).prev_sample.std()) for t in scheduler.timesteps.tolist()]
     assert counter.frame_count <= 3  # one for the first number, one for any other, one for 0
     assert stds[-1] == 0 and all(std > 0 for std in stds[:-1])
+
+
+def test_compiled_add_noise_gives_nan_out_of_range():
+    torch._dynamo.reset()
+    scheduler = DDPMFromScratchScheduler()
+    compiled = torch.compile(scheduler.add_noise, backend="aot_eager", fullgraph=True)
+    for t in (-1, -1000, 1000):
+        result = compiled(X, X, torch.tensor([5, t]))
+        assert not bool(result[0].isnan().any()) and bool(result[1].isnan().all()), t
 
 
 def test_compiled_step_gives_nan_outside_the_chain():

@@ -154,7 +154,7 @@ def timesteps(value: Any, batch_size: int, num_train_timesteps: int) -> torch.Te
             value = torch.as_tensor(np.asarray(value))
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"timesteps are {reprlib.repr(value)}, but must be {expected}.") from None
-    if value.ndim > 1 or value.numel() not in (1, batch_size):
+    if (value.ndim > 1 and value.numel() != 1) or value.numel() not in (1, batch_size):
         raise ValueError(f"timesteps have shape {tuple(value.shape)}, but must be {expected}.")
     if value.dtype not in (torch.int64, torch.int32):
         if value.dtype == torch.bool or value.is_complex():

@@ -1,8 +1,8 @@
 """The Gaussian diffusion process: each equation of DDPM once, as a pure function.
 
 The functions take coefficients that are already broadcast, so that one function serves a single timestep
-(Python floats, in the sampler), a batch of timesteps ((B, 1, ...) tensors, in the loss) and all T of them (in
-the likelihood). `broadcast_to_sample` does the broadcasting, for samples (B, ...) of any rank.
+(0-dimensional tensors, in the sampler), a batch of timesteps ((B, 1, ...) tensors, in the loss) and all T of
+them (in the likelihood). `broadcast_to_sample` does the broadcasting, for samples (B, ...) of any rank.
 
 Notation (paper -> code): x_0 `original_samples`, x_t `sample` / `noisy_samples`, eps `noise`, alpha-bar_t
 `alpha_prod_t`, alpha-bar_{t-1} `alpha_prod_t_prev`. Ho et al. 2020 is arXiv:2006.11239, Salimans & Ho 2022 is

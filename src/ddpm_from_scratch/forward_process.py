@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from . import checks
-from .diffusion import Scales, scales
+from .diffusion import Scales, broadcast_to_sample, scales
 
 
 class NoisingTable:
@@ -60,6 +60,11 @@ class NoisingTable:
         if timesteps.device != samples.device:
             timesteps = timesteps.to(samples.device)
         table = self._table(samples.device, samples.dtype, samples.ndim)
+        if torch.compiler.is_compiling():  # a graph cannot raise for a value, so a wrong one gives nan
+            outside = (timesteps < 0) | (timesteps >= num_train_timesteps)
+            index = timesteps.masked_fill(outside, 0)
+            outside = broadcast_to_sample(outside, samples)
+            return Scales(*(column[index].masked_fill(outside, float("nan")) for column in table))
         try:
             return Scales(table.signal.index_select(0, timesteps), table.noise.index_select(0, timesteps))
         except (IndexError, RuntimeError):

@@ -63,7 +63,7 @@ class ReverseChain:
     def _coefficients(self, alphas_cumprod: torch.Tensor, variance_type: str) -> torch.Tensor:
         """Return the table: one row for each coefficient, one column for each step and a last one of nan."""
         alpha_prod = alphas_cumprod[self.timesteps]
-        alpha_prod_prev = torch.cat([alpha_prod[1:], torch.ones(1)])
+        alpha_prod_prev = torch.cat([alpha_prod[1:], alpha_prod.new_ones(1)])
         to_prev, beta = posterior(alpha_prod, alpha_prod_prev), step_beta(alpha_prod, alpha_prod_prev)
         variance = to_prev.variance.clamp(min=_MIN_VARIANCE)
         if variance_type == "fixed_small_log":

@@ -117,7 +117,14 @@ def betas_from_settings(config: Mapping[str, Any]) -> torch.Tensor:
 
 def schedule_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that the tables depend on, in a form that can be compared."""
-    names = ("num_train_timesteps", "beta_schedule", "rescale_betas_zero_snr", *_SHAPE_DEFAULTS)
+    # The prediction type decides about the guard of a last timestep without signal.
+    names = (
+        "num_train_timesteps",
+        "beta_schedule",
+        "rescale_betas_zero_snr",
+        "prediction_type",
+        *_SHAPE_DEFAULTS,
+    )
     given = config["trained_betas"]
     return {name: config[name] for name in names} | {"trained_betas": None if given is None else tuple(given)}
 
@@ -133,7 +140,7 @@ def tables_from_settings(config: Mapping[str, Any]) -> tuple[torch.Tensor, torch
     if config["rescale_betas_zero_snr"]:
         betas = rescale_zero_terminal_snr(betas)
     alphas_cumprod = alphas_cumprod_from_betas(betas)
-    levels = torch.cat([torch.ones(1), alphas_cumprod])
+    levels = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod])
     falls = levels[1:] < levels[:-1]
     falls[:-1] &= alphas_cumprod[:-1] > 0
     if not bool(falls.all()):
@@ -198,9 +205,8 @@ def stock_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             "the network's log-variance, so the learned variances are lost (nan). Train with "
             "'learned_range', or choose a fixed variance_type."
         )
-    betas = betas_from_settings(config)
-    ends_at_zero = config["rescale_betas_zero_snr"] or betas[-1] == 1
-    if ends_at_zero and config["prediction_type"] == "epsilon":
+    _, alphas_cumprod = tables_from_settings(config)
+    if alphas_cumprod[-1] == 0 and config["prediction_type"] == "epsilon":
         raise ValueError(
             "zero terminal SNR with prediction_type 'epsilon' has no counterpart in diffusers: DDPMScheduler "
             "divides by alpha-bar = 0 at the first step, so the start of the chain is lost (inf). Use "
@@ -214,5 +220,5 @@ def stock_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     ]
     known = config["beta_schedule"] in _STOCK_SCHEDULES and not own_shape
     if config["trained_betas"] is not None or not known:
-        stock["trained_betas"] = betas.tolist()
+        stock["trained_betas"] = betas_from_settings(config).tolist()
     return stock

@@ -122,8 +122,17 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         self._schedule: dict[str, Any] = {}
         self._visited: list[int] = []
         self._prepared_for: tuple[Any, Any, Any] = (None, None, None)
-        self._read_config()
         self._refresh()
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Change settings, as in diffusers; they are checked and take effect at once.
+
+        Raises:
+            ValueError, TypeError, NotImplementedError: a setting that is not allowed.
+        """
+        super().register_to_config(**kwargs)
+        if "_chain" in self.__dict__:  # not while the constructor is at work
+            self._refresh()
 
     def __len__(self) -> int:
         """Return T, the number of training timesteps."""
@@ -149,7 +158,13 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             ValueError: stock cannot express the settings; the message says what would be lost.
         """
         self._refresh()
-        return DDPMScheduler.from_config(stock_settings(self.config))
+        stock = DDPMScheduler.from_config(stock_settings(self.config))
+        if not torch.equal(stock.alphas_cumprod, self.alphas_cumprod.cpu()):
+            raise ValueError(
+                "alphas_cumprod was assigned, so the settings do not give it, and it would be lost. Make a "
+                "scheduler with trained_betas instead."
+            )
+        return stock
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | None = None) -> torch.Tensor:
         """Return `sample` unchanged: the DDPM process needs no scaling of the network's input."""
@@ -237,7 +252,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
 
     def _read_config(self) -> None:
         """Check the configuration, make the tables of a new schedule, and keep at hand what `step` reads."""
-        self.register_to_config(**checked_settings(self.config))
+        super().register_to_config(**checked_settings(self.config))
         schedule = schedule_settings(self.config)
         if schedule != self._schedule:
             with torch.inference_mode(False), torch.device("cpu"):
@@ -247,6 +262,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             if len(self) != self._schedule.get("num_train_timesteps"):
                 visited = list(range(len(self)))[::-1]
                 self._visit(visited, torch.tensor(visited, device="cpu"))
+                self.num_inference_steps, self.custom_timesteps = None, False
             self._schedule = schedule
         self._guard_zero_snr()
         config = self.config
@@ -286,6 +302,9 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             timestep = timestep.item()
         elif isinstance(timestep, (list, tuple, np.ndarray)):
             return None
+        if isinstance(timestep, float) and timestep.is_integer():
+            self._warn_once("float", f"timestep is {timestep}; it is used as an integer. Give an integer.")
+            timestep = int(timestep)
         if type(timestep) is not int:
             timestep = checks.integer("timestep", timestep, 0, len(self) - 1)
         return self._chain.index(timestep)
@@ -301,18 +320,16 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
     def previous_timestep(self, timestep: int | torch.Tensor) -> int | torch.Tensor:
         """Return the timestep that the chain visits after `timestep`, or -1 at its end (clean data).
 
-        As in diffusers, a tensor after `set_timesteps`, and `timestep - 1` before.
+        As in diffusers, a tensor if the chain skips timesteps, and `timestep - 1` if it does not.
 
         Raises:
             ValueError: `timestep` is not in the chain.
         """
         self._refresh()
-        if self.num_inference_steps is None and isinstance(timestep, torch.Tensor):
-            return timestep - 1
         index = self._position(timestep)
         if index is None:
             index = self._chain.index(checks.integer("timestep", timestep, 0, len(self) - 1))
-        if self.num_inference_steps is None:
+        if len(self._visited) == len(self):
             return timestep - 1
         return self.timesteps[index + 1] if index + 1 < len(self._visited) else torch.tensor(-1)
 
@@ -321,6 +338,8 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         if torch.compiler.is_compiling():
             if not isinstance(timestep, torch.Tensor):
                 timestep = torch.full((1,), timestep, device=sample.device)
+            if timestep.numel() not in (1, len(sample)) or timestep.is_floating_point():
+                raise ValueError(f"timestep must be one integer or {len(sample)}, one for each sample.")
             return self._chain.steps(timestep.reshape(-1), sample)
         index = self._position(timestep)
         if index is None:
@@ -333,8 +352,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
     def _watch(self, index: int, sample: torch.Tensor) -> None:
         """Warn once about a walk that skips or repeats timesteps, or starts outside the clipping range."""
         if self._last_index is None:
-            signal, noise = (float(scale) for scale in self._chain.step(index).scales)
-            self._warn_if_squashed(sample, signal, noise)
+            self._warn_if_squashed(sample, *self._chain.step(index).scales)
         elif index > 0 and self._last_index < len(self._visited) - 1:
             self._warn_once(
                 "order",
@@ -343,7 +361,9 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
                 "repeating or skipping is right only if the sample was noised again in between.",
             )
 
-    def _warn_if_squashed(self, sample: torch.Tensor, signal: float = 1.0, noise: float = 0.0) -> None:
+    def _warn_if_squashed(
+        self, sample: torch.Tensor, signal: float | torch.Tensor = 1.0, noise: float | torch.Tensor = 0.0
+    ) -> None:
         """Warn once if signal * x_0 + noise * z cannot have an x_0 inside the clipping range (CPU only)."""
         if (
             self._clip_range is None
@@ -354,9 +374,10 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             return
         try:
             largest = float(sample.detach().abs().amax())
+            limit = _FAR_OUTSIDE * self._clip_range * float(signal) + _LARGEST_NOISE * float(noise)
         except RuntimeError:  # inside vmap or with fake tensors there are no values
             return
-        if largest > _FAR_OUTSIDE * self._clip_range * signal + _LARGEST_NOISE * noise:
+        if largest > limit:
             self._warn_once(
                 "squashed",
                 f"the data reach {largest:.3g}, but clip_sample=True clips every estimate of x_0 to "

@@ -20,6 +20,9 @@ def spaced_timesteps(
     leading   i floor(T / n) + steps_offset
     trailing  round(T - i T / n) - 1                     (Lin et al. 2024, arXiv:2305.08891, table 2)
 
+    Where T - i T / n is half-way between two integers, "trailing" rounds as DDPMScheduler's float arange
+    does.
+
     Args:
         num_inference_steps: n in 1..T.
         num_train_timesteps: T.
@@ -60,6 +63,9 @@ def given_timesteps(timesteps: Any, num_train_timesteps: int) -> list[int]:
         raise TypeError(
             f"timesteps is {reprlib.repr(timesteps)}, but must be a list of integers from noisy to clean."
         )
+    if any(isinstance(t, float) for t in timesteps) and all(float(t).is_integer() for t in timesteps):
+        checks.warn("custom timesteps are floats; they are used as integers. Give integers.")
+        timesteps = [int(t) for t in timesteps]
     chain = [checks.integer("a custom timestep", t, 0, num_train_timesteps - 1) for t in timesteps]
     if not chain or any(later >= earlier for earlier, later in zip(chain, chain[1:], strict=False)):
         raise ValueError(
