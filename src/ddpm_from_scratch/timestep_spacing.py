@@ -63,9 +63,10 @@ def given_timesteps(timesteps: Any, num_train_timesteps: int) -> list[int]:
         raise TypeError(
             f"timesteps is {reprlib.repr(timesteps)}, but must be a list of integers from noisy to clean."
         )
-    if any(isinstance(t, float) for t in timesteps) and all(float(t).is_integer() for t in timesteps):
+    floats = [t for t in timesteps if isinstance(t, float)]
+    if floats and all(t.is_integer() for t in floats):
         checks.warn("custom timesteps are floats; they are used as integers. Give integers.")
-        timesteps = [int(t) for t in timesteps]
+        timesteps = [int(t) if isinstance(t, float) else t for t in timesteps]
     chain = [checks.integer("a custom timestep", t, 0, num_train_timesteps - 1) for t in timesteps]
     if not chain or any(later >= earlier for earlier, later in zip(chain, chain[1:], strict=False)):
         raise ValueError(
