@@ -535,6 +535,10 @@ CONFIGS = [
     bad_attribute("timesteps", torch.tensor([1000, 900]), "1000"),
     bad_attribute("timesteps", torch.tensor([900.5, 0.0]), "900.5"),
     bad_attribute("timesteps", "900", "'900'"),
+    bad_attribute("alphas_cumprod", [0.9, 0.5], r"\[0.9, 0.5\]"),
+    bad_attribute("alphas_cumprod", torch.linspace(0.9, 0.1, 10), r"\(10,\)"),
+    bad_attribute("alphas_cumprod", torch.full((1000,), float("nan")), "nan"),
+    bad_attribute("alphas_cumprod", torch.linspace(0.9, -0.1, 1000), "-0.000"),
     bad_attribute("timesteps", None, "None"),
     bad_attribute("variance_type", "fixed", "'fixed'"),
 ]

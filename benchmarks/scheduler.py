@@ -1,11 +1,20 @@
 """Time DDPMFromScratchScheduler against diffusers' DDPMScheduler: `python benchmarks/scheduler.py`.
 
 Both run in one process, in short blocks that alternate in random order; a ratio compares the blocks
-of one round, and the table gives medians. `step` sets 50 timesteps and walks through them, as sampling does.
-"randn alone" draws the noise of one step and nothing else: no scheduler that draws noise can be faster.
+of one round, and the table gives medians. The calls:
+
+- `step` walks through 50 timesteps that are already set; the time is that of one step.
+- `first walk` sets a number of timesteps that is new to the scheduler and walks through them, so it includes
+  what a scheduler prepares for a chain.
+- `add_noise` noises a batch.
+
+No scheduler can be faster than its floor: "randn alone" draws the noise of one step and nothing else,
+"arithmetic alone" is the two multiplications and the addition of `add_noise`, each rounded as stock rounds.
 """
 
 import argparse
+import functools
+import itertools
 import random
 import statistics
 import time
@@ -17,45 +26,59 @@ from tqdm import tqdm
 
 from ddpm_from_scratch import DDPMFromScratchScheduler
 
+Block = Callable[[], torch.Tensor]
+
 SHAPES = ((1, 3, 32, 32), (16, 3, 32, 32), (64, 3, 32, 32), (256, 2), (1, 4, 64, 64))
 NUM_STEPS = 50
 SCHEDULERS = {"stock": DDPMScheduler, "ours": DDPMFromScratchScheduler}
 
 
-def stepper(scheduler_class: type, shape: tuple[int, ...], return_dict: bool) -> Callable[[], torch.Tensor]:
-    """Return a function that walks once through the chain, and gives the last sample."""
+def stepper(scheduler_class: type, shape: tuple[int, ...], return_dict: bool, first: bool) -> Block:
+    """Return a function that walks once through a chain, which is set each time if `first`."""
     scheduler = scheduler_class()
     generator = torch.Generator()
     start, model_output = torch.randn(2, *shape, generator=generator.manual_seed(0))
+    counts = itertools.cycle([NUM_STEPS, NUM_STEPS - 1])
+    scheduler.set_timesteps(next(counts))
+    timesteps = list(scheduler.timesteps)
 
     def walk() -> torch.Tensor:
         generator.manual_seed(0)
-        scheduler.set_timesteps(NUM_STEPS)
         sample = start
-        for t in scheduler.timesteps:
-            sample = scheduler.step(model_output, t, sample, generator, return_dict)[0]
+        if first:
+            scheduler.set_timesteps(next(counts))
+        for t in scheduler.timesteps if first else timesteps:
+            output = scheduler.step(model_output, t, sample, generator, return_dict)
+            sample = output.prev_sample if return_dict else output[0]
         return sample
 
     return walk
 
 
-def noiser(scheduler_class: type, shape: tuple[int, ...]) -> Callable[[], torch.Tensor]:
-    """Return a function that noises a batch of data `NUM_STEPS` times."""
-    scheduler = scheduler_class()
+def noisers(shape: tuple[int, ...]) -> dict[str, Block]:
+    """Return functions that noise a batch of data `NUM_STEPS` times."""
     generator = torch.Generator().manual_seed(0)
     samples = torch.rand(shape, generator=generator) * 2 - 1
     noise = torch.randn(shape, generator=generator)
     timesteps = torch.randint(0, 1000, shape[:1], generator=generator)
+    alpha_prod = DDPMScheduler().alphas_cumprod[timesteps].reshape(-1, *(1,) * (len(shape) - 1))
+    signal_scale, noise_scale = alpha_prod**0.5, (1 - alpha_prod) ** 0.5
 
-    def repeat() -> torch.Tensor:
+    def repeat(add_noise: Callable[..., torch.Tensor]) -> torch.Tensor:
         for _ in range(NUM_STEPS):
-            noisy = scheduler.add_noise(samples, noise, timesteps)
+            noisy = add_noise(samples, noise, timesteps)
         return noisy
 
-    return repeat
+    blocks = {
+        name: functools.partial(repeat, scheduler().add_noise) for name, scheduler in SCHEDULERS.items()
+    }
+    blocks["arithmetic alone"] = functools.partial(
+        repeat, lambda samples, noise, _: signal_scale * samples + noise_scale * noise
+    )
+    return blocks
 
 
-def drawer(shape: tuple[int, ...]) -> Callable[[], torch.Tensor]:
+def drawer(shape: tuple[int, ...]) -> Block:
     """Return a function that draws the noise of a chain."""
     generator = torch.Generator().manual_seed(0)
 
@@ -67,8 +90,22 @@ def drawer(shape: tuple[int, ...]) -> Callable[[], torch.Tensor]:
     return draw
 
 
+def steppers(shape: tuple[int, ...], return_dict: bool, first: bool) -> dict[str, Block]:
+    """Return functions that walk through a chain, and one that only draws its noise."""
+    blocks = {name: stepper(cls, shape, return_dict, first) for name, cls in SCHEDULERS.items()}
+    return {**blocks, "randn alone": drawer(shape)}
+
+
+CALLS: dict[str, Callable[[tuple[int, ...]], dict[str, Block]]] = {
+    "step": lambda shape: steppers(shape, return_dict=True, first=False),
+    "step, return_dict=False": lambda shape: steppers(shape, return_dict=False, first=False),
+    "first walk": lambda shape: steppers(shape, return_dict=True, first=True),
+    "add_noise": noisers,
+}
+
+
 @torch.no_grad()
-def microseconds(block: Callable[[], torch.Tensor], repeats: int) -> float:
+def microseconds(block: Block, repeats: int) -> float:
     """Return the time of one of the block's `NUM_STEPS` calls."""
     start = time.perf_counter()
     for _ in range(repeats):
@@ -76,7 +113,7 @@ def microseconds(block: Callable[[], torch.Tensor], repeats: int) -> float:
     return (time.perf_counter() - start) / (repeats * NUM_STEPS) * 1e6
 
 
-def compare(blocks: dict[str, Callable[[], torch.Tensor]], rounds: int) -> tuple[dict[str, float], float]:
+def compare(blocks: dict[str, Block], rounds: int) -> tuple[dict[str, float], float]:
     """Return the median time of each block in microseconds, and the median of stock / ours."""
     repeats = max(1, round(0.02 / (NUM_STEPS * microseconds(blocks["stock"], 1) * 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in blocks}
@@ -98,26 +135,25 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     rows = []
-    for call in ("step", "step, return_dict=False", "add_noise"):
+    for call, make in CALLS.items():
         for shape in SHAPES:
-            if call == "add_noise":
-                blocks = {name: noiser(scheduler, shape) for name, scheduler in SCHEDULERS.items()}
-            else:
-                blocks = {name: stepper(cls, shape, call == "step") for name, cls in SCHEDULERS.items()}
-            same = torch.equal(blocks["stock"](), blocks["ours"]())
-            if call != "add_noise":
-                blocks["randn alone"] = drawer(shape)
-            rows.append((call, shape, blocks, same))
+            blocks = make(shape)
+            rows.append((call, shape, blocks, torch.equal(blocks["stock"](), blocks["ours"]())))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds\n")
-    print("| call | shape | stock, us | ours, us | stock / ours | randn alone, us | same bits |")
-    print("|---|---|---:|---:|---:|---:|---|")
+    floors = ("randn alone", "arithmetic alone")
+    print(
+        "| call | shape | stock, us | ours, us | stock / ours | "
+        + "".join(f"{name}, us | " for name in floors)
+        + "same bits |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---|")
     lines = []
     for call, shape, blocks, same in tqdm(rows, leave=False, unit="row"):
         times, ratio = compare(blocks, arguments.rounds)
-        floor = f"{times['randn alone']:.1f}" if "randn alone" in times else ""
         lines.append(
-            f"| {call} | {shape} | {times['stock']:.1f} | {times['ours']:.1f} | {ratio:.2f} | {floor} "
-            f"| {'yes' if same else 'NO'} |"
+            f"| {call} | {shape} | {times['stock']:.1f} | {times['ours']:.1f} | {ratio:.2f} | "
+            + "".join(f"{times[name]:.1f} | " if name in times else "| " for name in floors)
+            + f"{'yes' if same else 'NO'} |"
         )
     print("\n".join(lines))
 

@@ -172,10 +172,11 @@ def test_tables_do_not_depend_on_the_default_dtype():
         torch.set_default_dtype(torch.float32)
 
 
-def test_assigned_timesteps_take_effect_at_once():
+@pytest.mark.parametrize("timesteps", [torch.tensor([800, 300, 0]), [800, 300, 0]], ids=["tensor", "list"])
+def test_assigned_timesteps_take_effect_at_once(timesteps):
     ours, other = DDPMFromScratchScheduler(), DDPMFromScratchScheduler()
     ours.set_timesteps(10)
-    ours.timesteps = torch.tensor([800, 300, 0])
+    ours.timesteps = timesteps
     other.set_timesteps(timesteps=[800, 300, 0])
     x = normal(2, 3, 4, 4)
     a, b = (s.step(x, 800, x, variance_noise=x).prev_sample for s in (ours, other))
@@ -314,6 +315,24 @@ def test_leading_that_leaves_out_the_noisiest_timesteps_warns_with_the_number(st
 @pytest.mark.parametrize("steps", [1000, 500, 250, 100, 50, 36, 10, 1000 // 3 - 1])
 def test_leading_with_usual_numbers_of_steps_does_not_warn(steps):
     assert not warnings_of(lambda: DDPMFromScratchScheduler().set_timesteps(steps))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: DDPMFromScratchScheduler(cosine_s=0.1),
+        lambda: DDPMFromScratchScheduler.from_config({"beta_schedule": "linear", "max_beta": 0.5}),
+        lambda: DDPMFromScratchScheduler().set_timesteps(10.0),
+        lambda: DDPMFromScratchScheduler().step(X, 500.0, X),
+        lambda: DDPMFromScratchScheduler().add_noise(torch.full_like(X, 9.0), X, torch.tensor([1, 2])),
+    ],
+    ids=["constructor", "from_config", "set_timesteps", "step", "add_noise"],
+)
+def test_a_warning_names_the_line_of_the_user(act):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        act()
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, act.__code__.co_firstlineno)]
 
 
 def test_step_warns_once_of_skipped_and_repeated_timesteps():

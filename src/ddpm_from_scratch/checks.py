@@ -8,6 +8,7 @@ devices are read, so that a check never waits for an accelerator.
 import math
 import operator
 import reprlib
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +22,11 @@ class SchedulerWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Give a SchedulerWarning, at the line that called the caller."""
-    warnings.warn(message, SchedulerWarning, stacklevel=3)
+    """Give a SchedulerWarning at the user's line: the innermost one outside this package and diffusers."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (__package__, "diffusers"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SchedulerWarning, stacklevel=level)
 
 
 def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:

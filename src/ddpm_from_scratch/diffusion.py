@@ -200,6 +200,23 @@ def posterior(alpha_prod_t: Coefficient, alpha_prod_t_prev: Coefficient) -> Post
     )
 
 
+def learned_log_variance(
+    fraction: torch.Tensor, smallest: torch.Tensor, largest: torch.Tensor
+) -> torch.Tensor:
+    """Return the log-variance that a network with variance_type "learned_range" chooses.
+
+    log variance = v log beta_t + (1 - v) log posterior variance,   v = (fraction + 1) / 2
+                                                  (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15)
+
+    Args:
+        fraction: network output, -1 for the smallest and 1 for the largest variance, shape (B, ...).
+        smallest: logarithm of the posterior's variance, broadcastable to `fraction`.
+        largest: logarithm of beta, likewise.
+    """
+    fraction = (fraction + 1) / 2
+    return fraction * largest + (1 - fraction) * smallest
+
+
 def posterior_mean(
     original_samples: torch.Tensor, sample: torch.Tensor, coefficients: Posterior
 ) -> torch.Tensor:

@@ -18,20 +18,19 @@ class NoisingTable:
 
     def __init__(self, alphas_cumprod: torch.Tensor, device: torch.device | None = None):
         self._alphas_cumprod = alphas_cumprod
-        self._tables: dict[tuple[torch.device, torch.dtype, int], Scales[torch.Tensor]] = {}
+        self._tables: dict[tuple[torch.device, torch.dtype, int], torch.Tensor] = {}
         for ndim in (2, 4):  # points and images
             self._table(device or torch.device("cpu"), torch.float32, ndim)
 
-    def _table(self, device: torch.device, dtype: torch.dtype, ndim: int) -> Scales[torch.Tensor]:
-        """Return the scales of all timesteps, shape (T, 1, ...)."""
+    def _table(self, device: torch.device, dtype: torch.dtype, ndim: int) -> torch.Tensor:
+        """Return the scales of all timesteps, shape (2, T, 1, ...)."""
         table = self._tables.get((device, dtype, ndim))
         if table is None:
             # At least float32, cast last: in half precision 1 - alpha_bar would round to 0 at small t.
             precise = dtype if dtype == torch.float64 else torch.float32
-            shape = (-1, *(1,) * (ndim - 1))
             with torch.inference_mode(False):
-                at_t = scales(self._alphas_cumprod.to(device, precise))
-                table = Scales(*(column.to(dtype).reshape(shape) for column in at_t))
+                at_t = torch.stack(scales(self._alphas_cumprod.to(device, precise))).to(dtype)
+                table = at_t.reshape(2, -1, *(1,) * (ndim - 1))
             self._tables[device, dtype, ndim] = table
         return table
 
@@ -64,9 +63,9 @@ class NoisingTable:
             outside = (timesteps < 0) | (timesteps >= num_train_timesteps)
             index = timesteps.masked_fill(outside, 0)
             outside = broadcast_to_sample(outside, samples)
-            return Scales(*(column[index].masked_fill(outside, float("nan")) for column in table))
+            return Scales(*(column[index].masked_fill(outside, float("nan")) for column in table.unbind()))
         try:
-            return Scales(table.signal.index_select(0, timesteps), table.noise.index_select(0, timesteps))
+            return Scales(*table.index_select(1, timesteps).unbind())
         except (IndexError, RuntimeError):
             low, high = (int(bound) for bound in timesteps.aminmax())
             raise ValueError(

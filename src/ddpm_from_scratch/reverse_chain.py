@@ -55,14 +55,15 @@ class ReverseChain:
         self.timesteps = timesteps
         self._num_train_timesteps = len(alphas_cumprod)
         self._index_of = {t: index for index, t in enumerate(self.timesteps)}
-        with torch.inference_mode(False), torch.device("cpu"):
-            self._table = self._coefficients(alphas_cumprod.cpu(), variance_type)
+        with torch.inference_mode(False):
+            self._visited = torch.tensor(timesteps, device="cpu")
+            self._table = self._coefficients(alphas_cumprod.cpu()[self._visited], variance_type)
         self._steps: list[Step | None] = [None] * len(self.timesteps)
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def _coefficients(self, alphas_cumprod: torch.Tensor, variance_type: str) -> torch.Tensor:
-        """Return the table: one row for each coefficient, one column for each step and a last one of nan."""
-        alpha_prod = alphas_cumprod[self.timesteps]
+    @staticmethod
+    def _coefficients(alpha_prod: torch.Tensor, variance_type: str) -> torch.Tensor:
+        """Return the table: one row for each step and a last one of nan, one column for each coefficient."""
         alpha_prod_prev = torch.cat([alpha_prod[1:], alpha_prod.new_ones(1)])
         to_prev, beta = posterior(alpha_prod, alpha_prod_prev), step_beta(alpha_prod, alpha_prod_prev)
         variance = to_prev.variance.clamp(min=_MIN_VARIANCE)
@@ -75,14 +76,15 @@ class ReverseChain:
         # The posterior of the last step has no variance; `_MIN_VARIANCE` of it is below float32 resolution.
         # DDPMScheduler adds it too, so keeping it keeps results and random streams equal bit for bit.
         noise_std[-1] = variance[-1] ** 0.5
-        rows = [*scales(alpha_prod), *to_prev._replace(variance=variance), noise_std]
+        columns = [*scales(alpha_prod), *to_prev._replace(variance=variance), noise_std]
         if variance_type == "learned_range":
-            rows += [torch.log(variance), torch.log(beta)]
-        return torch.nn.functional.pad(torch.stack(rows), (0, 1), value=float("nan"))
+            columns += [torch.log(variance), torch.log(beta)]
+        table = torch.stack(columns, dim=1)
+        return torch.cat([table, torch.full_like(table[:1], float("nan"))])
 
     @staticmethod
-    def _step(rows: Sequence[torch.Tensor], is_last: bool | torch.Tensor, adds_noise: bool) -> Step:
-        signal, noise, original, sample, variance, noise_std, *log_variances = rows
+    def _step(values: Sequence[torch.Tensor], is_last: bool | torch.Tensor, adds_noise: bool) -> Step:
+        signal, noise, original, sample, variance, noise_std, *log_variances = values
         to_prev = Posterior(original, sample, variance)
         return Step(Scales(signal, noise), to_prev, noise_std, tuple(log_variances), is_last, adds_noise)
 
@@ -106,7 +108,7 @@ class ReverseChain:
         step = self._steps[index]
         if step is None:
             is_last, adds_noise = index == len(self.timesteps) - 1, self.timesteps[index] > 0
-            step = self._steps[index] = self._step(self._table[:, index].unbind(), is_last, adds_noise)
+            step = self._steps[index] = self._step(self._table[index].unbind(), is_last, adds_noise)
         return step
 
     def steps(self, timesteps: torch.Tensor, sample: torch.Tensor) -> Step:
@@ -127,11 +129,11 @@ class ReverseChain:
             timesteps = timesteps.to(sample.device)
             outside = (timesteps < 0) | (timesteps > self._num_train_timesteps)
             index = index_of[timesteps.masked_fill(outside, self._num_train_timesteps)]
-        rows = [broadcast_to_sample(row, sample) for row in table[:, index].unbind(0)]
-        at_zero = broadcast_to_sample(timesteps.to(sample.device), sample) == 0
-        rows[5] = rows[5].masked_fill(at_zero, 0.0)
         is_last = broadcast_to_sample(index, sample) == len(self.timesteps) - 1
-        return self._step(rows, is_last, adds_noise=True)
+        values = [broadcast_to_sample(column, sample) for column in table[index].unbind(1)]
+        step = self._step(values, is_last, adds_noise=True)
+        at_zero = broadcast_to_sample(timesteps.to(sample.device), sample) == 0
+        return step._replace(noise_std=step.noise_std.masked_fill(at_zero, 0.0))
 
     def tables_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the table and the position of each training timestep, kept on `device` once it is made."""
@@ -139,6 +141,6 @@ class ReverseChain:
             with torch.inference_mode(False):
                 nowhere = len(self.timesteps)
                 index_of = torch.full((self._num_train_timesteps + 1,), nowhere, device="cpu")
-                index_of[torch.tensor(self.timesteps, device="cpu")] = torch.arange(nowhere, device="cpu")
+                index_of[self._visited] = torch.arange(nowhere, device="cpu")
                 self._on_device[device] = self._table.to(device), index_of.to(device)
         return self._on_device[device]

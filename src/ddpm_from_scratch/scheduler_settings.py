@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -157,10 +158,31 @@ def tables_from_settings(config: Mapping[str, Any]) -> tuple[torch.Tensor, torch
     return betas, alphas_cumprod
 
 
+def check_alphas_cumprod(alphas_cumprod: Any, num_train_timesteps: int) -> None:
+    """Check alpha-bar, which code outside may have assigned.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        ValueError: not T numbers between 0 and 1; only the last may be 0.
+    """
+    must = f"must be a float tensor of shape ({num_train_timesteps},), above 0 and below 1"
+    if not isinstance(alphas_cumprod, torch.Tensor) or not alphas_cumprod.is_floating_point():
+        raise TypeError(f"alphas_cumprod was assigned {reprlib.repr(alphas_cumprod)}, but {must}.")
+    if alphas_cumprod.shape != (num_train_timesteps,):
+        raise ValueError(f"alphas_cumprod was assigned shape {tuple(alphas_cumprod.shape)}, but {must}.")
+    allowed = (alphas_cumprod > 0) & (alphas_cumprod < 1)
+    allowed[-1] |= alphas_cumprod[-1] == 0
+    if not bool(allowed.all()):
+        place = int((~allowed).nonzero()[0])
+        raise ValueError(
+            f"alphas_cumprod was assigned {alphas_cumprod[place]:.9g} for timestep {place}, but {must}."
+        )
+
+
 def warn_about(config: Mapping[str, Any], alphas_cumprod: torch.Tensor) -> None:
     """Warn about settings that are allowed, because DDPMScheduler allows them, but probably not meant."""
     used = SHAPE_KEYS[config["beta_schedule"]] if config["trained_betas"] is None else ()
-    unused = [key for key in _BETA_RANGE_KEYS if key not in used and config[key] != _SHAPE_DEFAULTS[key]]
+    unused = [key for key, default in _SHAPE_DEFAULTS.items() if key not in used and config[key] != default]
     if used and unused:
         checks.warn(
             f"beta_schedule {config['beta_schedule']!r} does not use {', '.join(unused)}; leave them out, or "

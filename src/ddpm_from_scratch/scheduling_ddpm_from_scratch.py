@@ -18,10 +18,19 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils.torch_utils import randn_tensor
 
 from . import checks
-from .diffusion import Scales, add_noise, dynamic_threshold, posterior_mean, to_original, velocity
+from .diffusion import (
+    Scales,
+    add_noise,
+    dynamic_threshold,
+    learned_log_variance,
+    posterior_mean,
+    to_original,
+    velocity,
+)
 from .forward_process import NoisingTable
 from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES, ReverseChain, Step
 from .scheduler_settings import (
+    check_alphas_cumprod,
     checked_settings,
     schedule_settings,
     stock_settings,
@@ -241,7 +250,10 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         if not same_tables:
             self._read_config()
         if self.timesteps is not self._visited_tensor:
-            self._visit(given_timesteps(self.timesteps, len(self)), self.timesteps)
+            visited = given_timesteps(self.timesteps, len(self))
+            if not isinstance(self.timesteps, torch.Tensor):
+                self.timesteps = torch.tensor(visited, device="cpu")
+            self._visit(visited, self.timesteps)
         device = self.timesteps.device
         if not same_tables:
             self._noising = NoisingTable(self.alphas_cumprod, device)
@@ -264,6 +276,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
                 self._visit(visited, torch.tensor(visited, device="cpu"))
                 self.num_inference_steps, self.custom_timesteps = None, False
             self._schedule = schedule
+        check_alphas_cumprod(self.alphas_cumprod, len(self))
         self._guard_zero_snr()
         config = self.config
         self._prediction_type: str = config.prediction_type
@@ -461,16 +474,18 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             checks.same_shape("variance_noise", variance_noise, "sample", sample)
             checks.same_device("variance_noise", variance_noise, "sample", sample)
         if step.adds_noise:
-            if variance_noise is None:
-                variance_noise = _standard_normal(prediction, generator)
-            prev_sample += self._noise_std(step, predicted_variance) * variance_noise
-        if step.scales.signal.ndim:  # coefficients of a batch are float32; the caller's dtype stays
+            noise_std = self._noise_std(step, predicted_variance)
+            if variance_noise is None and noise_std.dtype == prediction.dtype:
+                prev_sample += _standard_normal(prediction, generator).mul_(noise_std)
+            else:  # in place, PyTorch would round the standard deviation to half precision
+                if variance_noise is None:
+                    variance_noise = _standard_normal(prediction, generator)
+                prev_sample += noise_std * variance_noise
+        if step.noise_std.ndim:  # coefficients of a batch are float32; the caller's dtype stays
             dtype = torch.promote_types(prediction.dtype, sample.dtype)
             prev_sample, original = prev_sample.to(dtype), original.to(dtype)
 
-        if not return_dict:
-            return prev_sample, original
-        return DDPMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=original)
+        return _output(prev_sample, original) if return_dict else (prev_sample, original)
 
     def batch_step_no_noise(
         self, model_output: torch.Tensor, timesteps: torch.Tensor | Sequence[int], sample: torch.Tensor
@@ -500,9 +515,7 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
             return step.noise_std
         log_variance = predicted_variance
         if step.log_variances:
-            fraction = (predicted_variance + 1) / 2
-            smallest, largest = step.log_variances
-            log_variance = fraction * largest + (1 - fraction) * smallest
+            log_variance = learned_log_variance(predicted_variance, *step.log_variances)
         std = torch.exp(0.5 * log_variance)
         return std if step.is_last is False else torch.where(step.is_last, step.noise_std, std)
 
@@ -554,6 +567,13 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         Arguments and errors as in `add_noise`; `sample` is x_0, as diffusers calls it here.
         """
         return velocity(sample, noise, self._scales_at(timesteps, sample, noise, "sample"))
+
+
+def _output(prev_sample: torch.Tensor, pred_original_sample: torch.Tensor) -> DDPMSchedulerOutput:
+    """Return what the class makes of the two, without its constructor's inspection of the fields."""
+    output = DDPMSchedulerOutput.__new__(DDPMSchedulerOutput)
+    output["prev_sample"], output["pred_original_sample"] = prev_sample, pred_original_sample
+    return output
 
 
 def _standard_normal(like: torch.Tensor, generator: Any) -> torch.Tensor:
