@@ -18,9 +18,13 @@ import torch  # noqa: E402
 torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
 
 
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 @pytest.fixture
 def generator():
-    return torch.Generator().manual_seed(0)
+    return seeded()
 
 
 TINY = [

@@ -21,6 +21,7 @@ from diffusers import (
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
+from conftest import seeded
 from ddpm_from_scratch import DDPMFromScratchScheduler
 
 # Some tests step out of order or use few timesteps on purpose, which our scheduler warns of; the last
@@ -60,10 +61,6 @@ CHANGED = {
     "sigmoid_tau": 0.5,
     "scale_betas_by_length": True,
 }
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(shape=SHAPE, seed=0):

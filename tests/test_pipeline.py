@@ -11,14 +11,11 @@ from diffusers import (
 )
 from PIL import Image
 
+from conftest import seeded
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
 from ddpm_from_scratch.toy_data import GaussianDenoiser
 
 SHORT = {"num_train_timesteps": 20, "beta_schedule": "squaredcos_cap_v2"}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_pipeline(name="tiny", scheduler=None, **overrides):

@@ -10,6 +10,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from bad_inputs import raised_by_its_own_code
+from conftest import seeded
 from ddpm_from_scratch import BETA_SCHEDULES, DDPMFromScratchScheduler
 from ddpm_from_scratch.diffusion import PREDICTION_TYPES
 from ddpm_from_scratch.reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
@@ -484,8 +485,6 @@ def test_to_diffusers_gives_the_same_steps_or_a_clear_error(variance_type, confi
         if t == chain[-1] and t > 0:
             continue  # stock adds noise to a last sample that is not at timestep 0
         output, sample = normal((2, channels, 2, 2), seed), normal((2, 3, 2, 2), seed + t)
-        a, b = (
-            s.step(output, t, sample, generator=torch.Generator().manual_seed(seed)) for s in (stock, ours)
-        )
+        a, b = (s.step(output, t, sample, generator=seeded(seed)) for s in (stock, ours))
         assert torch.equal(a.prev_sample, b.prev_sample)
         assert torch.equal(a.pred_original_sample, b.pred_original_sample)

@@ -12,6 +12,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from conftest import seeded
 from ddpm_from_scratch import BETA_SCHEDULES, DDPMFromScratchScheduler, SchedulerWarning
 from ddpm_from_scratch.diffusion import dynamic_threshold
 
@@ -21,15 +22,13 @@ X = torch.zeros(2, 3, 4, 4)
 
 
 def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=seeded(seed))
 
 
 def test_fixed_large_log_equals_fixed_large(generator):
     """Defect 4: stock takes the square root of a log-variance and returns NaN."""
     results = [
-        DDPMFromScratchScheduler(variance_type=kind).step(
-            X, 500, X, generator=torch.Generator().manual_seed(0)
-        )
+        DDPMFromScratchScheduler(variance_type=kind).step(X, 500, X, generator=seeded())
         for kind in ("fixed_large", "fixed_large_log")
     ]
     torch.testing.assert_close(results[0].prev_sample, results[1].prev_sample)
@@ -102,9 +101,9 @@ def test_thresholding_takes_points_and_keeps_the_quantile():
 @allow_warnings
 def test_variance_noise_replaces_the_generator(generator):
     scheduler = DDPMFromScratchScheduler()
-    noise = torch.randn(X.shape, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(X.shape, generator=seeded(5))
     scheduler.set_timesteps(timesteps=[500, 0])
-    drawn = scheduler.step(X, 500, X, generator=torch.Generator().manual_seed(5)).prev_sample
+    drawn = scheduler.step(X, 500, X, generator=seeded(5)).prev_sample
     assert torch.equal(drawn, scheduler.step(X, 500, X, variance_noise=noise).prev_sample)
     with pytest.raises(ValueError, match="variance_noise"):
         scheduler.step(X, 500, X, variance_noise=noise[:1])
@@ -116,17 +115,15 @@ def test_changing_the_variance_type_in_the_config_takes_effect():
     large.set_timesteps(10)
     scheduler.register_to_config(variance_type="fixed_large")
     assert scheduler.variance_type == "fixed_large"
-    a, b = (
-        s.step(X, 500, X, generator=torch.Generator().manual_seed(0)).prev_sample for s in (scheduler, large)
-    )
+    a, b = (s.step(X, 500, X, generator=seeded()).prev_sample for s in (scheduler, large))
     assert torch.equal(a, b)
 
 
 @allow_warnings
 def test_generator_list_makes_samples_independent_of_the_batch():
     scheduler = DDPMFromScratchScheduler(clip_sample=False)
-    both = scheduler.step(X, 500, X, generator=[torch.Generator().manual_seed(s) for s in (1, 2)]).prev_sample
-    alone = scheduler.step(X[:1], 500, X[:1], generator=torch.Generator().manual_seed(2)).prev_sample
+    both = scheduler.step(X, 500, X, generator=[seeded(s) for s in (1, 2)]).prev_sample
+    alone = scheduler.step(X[:1], 500, X[:1], generator=seeded(2)).prev_sample
     assert torch.equal(both[1:], alone)
 
 
@@ -389,7 +386,7 @@ def test_to_diffusers_samples_the_same(config, prediction_type):
     results = []
     for scheduler in (ours, stock):
         scheduler.set_timesteps(3)
-        generator, x = torch.Generator().manual_seed(0), normal(2, 3, 4, 4)
+        generator, x = seeded(), normal(2, 3, 4, 4)
         for t in scheduler.timesteps:
             x = scheduler.step(torch.sin(3 * x), t, x, generator=generator).prev_sample
         results.append(x)
@@ -406,10 +403,7 @@ def test_to_diffusers_refuses_an_assigned_table():
 def test_to_diffusers_turns_fixed_large_log_into_its_equal():
     ours = DDPMFromScratchScheduler(variance_type="fixed_large_log")
     x = normal(2, 3, 4, 4)
-    a, b = (
-        s.step(x, 500, x, generator=torch.Generator().manual_seed(0)).prev_sample
-        for s in (ours, ours.to_diffusers())
-    )
+    a, b = (s.step(x, 500, x, generator=seeded()).prev_sample for s in (ours, ours.to_diffusers()))
     torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 

@@ -124,13 +124,20 @@ def samples(name: str, value: Any) -> torch.Tensor:
     raise ValueError(f"{name} has no dimension, but must have shape (B, ...).")
 
 
-def same_shape(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
-    """Raise ValueError unless both have the same shape: nothing is broadcast in silence."""
+def noise_like(name: str, value: Any, other_name: str, other: torch.Tensor) -> None:
+    """Check noise that the caller gives for samples `other`; nothing is broadcast in silence.
+
+    Raises:
+        TypeError: no tensor, or integers.
+        ValueError: another shape or device than the samples.
+    """
+    samples(name, value)
     if value.shape != other.shape:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, but must have the shape of {other_name}, "
             f"{tuple(other.shape)}."
         )
+    same_device(name, value, other_name, other)
 
 
 def same_device(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor) -> None:

@@ -52,9 +52,7 @@ class NoisingTable:
         """
         num_train_timesteps = len(self._alphas_cumprod)
         checks.samples(name, samples)
-        checks.samples("noise", noise)
-        checks.same_shape("noise", noise, name, samples)
-        checks.same_device("noise", noise, name, samples)
+        checks.noise_like("noise", noise, name, samples)
         timesteps = checks.timesteps(timesteps, len(samples), num_train_timesteps)
         if timesteps.device != samples.device:
             timesteps = timesteps.to(samples.device)

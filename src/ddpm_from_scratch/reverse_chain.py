@@ -120,12 +120,11 @@ class ReverseChain:
         Raises:
             ValueError: a timestep that is not in the chain (CPU).
         """
+        table, index_of = self.tables_on(sample.device)
         if timesteps.device.type == "cpu" and not torch.compiler.is_compiling():
-            index = torch.tensor([self.index(t) for t in timesteps.tolist()], dtype=torch.int64)
-            index = index.to(sample.device)
-            table = self._table.to(sample.device)
+            found = [self.index(t) for t in timesteps.tolist()]
+            index = torch.tensor(found, dtype=torch.int64, device=sample.device)
         else:
-            table, index_of = self.tables_on(sample.device)
             timesteps = timesteps.to(sample.device)
             outside = (timesteps < 0) | (timesteps > self._num_train_timesteps)
             index = index_of[timesteps.masked_fill(outside, self._num_train_timesteps)]

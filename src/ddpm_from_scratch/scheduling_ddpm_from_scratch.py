@@ -276,7 +276,8 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
                 self._visit(visited, torch.tensor(visited, device="cpu"))
                 self.num_inference_steps, self.custom_timesteps = None, False
             self._schedule = schedule
-        check_alphas_cumprod(self.alphas_cumprod, len(self))
+        else:  # the schedule's own table needs no check
+            check_alphas_cumprod(self.alphas_cumprod, len(self))
         self._guard_zero_snr()
         config = self.config
         self._prediction_type: str = config.prediction_type
@@ -470,17 +471,13 @@ class DDPMFromScratchScheduler(SchedulerMixin, ConfigMixin):
         original = self._original(prediction, sample, step.scales)
         prev_sample = posterior_mean(original, sample, step.posterior)
         if variance_noise is not None:
-            checks.samples("variance_noise", variance_noise)
-            checks.same_shape("variance_noise", variance_noise, "sample", sample)
-            checks.same_device("variance_noise", variance_noise, "sample", sample)
+            checks.noise_like("variance_noise", variance_noise, "sample", sample)
         if step.adds_noise:
             noise_std = self._noise_std(step, predicted_variance)
-            if variance_noise is None and noise_std.dtype == prediction.dtype:
-                prev_sample += _standard_normal(prediction, generator).mul_(noise_std)
-            else:  # in place, PyTorch would round the standard deviation to half precision
-                if variance_noise is None:
-                    variance_noise = _standard_normal(prediction, generator)
-                prev_sample += noise_std * variance_noise
+            noise = _standard_normal(prediction, generator) if variance_noise is None else variance_noise
+            # In place, PyTorch would round the standard deviation to half precision.
+            in_place = variance_noise is None and noise_std.dtype == noise.dtype
+            prev_sample += noise.mul_(noise_std) if in_place else noise_std * noise
         if step.noise_std.ndim:  # coefficients of a batch are float32; the caller's dtype stays
             dtype = torch.promote_types(prediction.dtype, sample.dtype)
             prev_sample, original = prev_sample.to(dtype), original.to(dtype)
