@@ -8,12 +8,15 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "training"), str(ROOT / "benchmarks")]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+import runs  # noqa: E402
 
 torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
 
@@ -27,24 +30,22 @@ def generator():
     return seeded()
 
 
-TINY = [
-    "--model_config_name_or_path=tiny",
-    "--train_batch_size=16",
-    "--lr_warmup_steps=2",
-    "--ddpm_num_steps=20",
-    "--ddpm_beta_schedule=squaredcos_cap_v2",
-    "--eval_batch_size=4",
-    "--logging_steps=1",
-    "--max_train_steps=4",
-]
+def run_training(
+    output_dir, *flags, data=("--dataset_name=digits",), launcher=(), check=True, processes=1, faults=()
+):
+    """Run training/train.py with a tiny network in processes of their own; later flags win.
 
-
-def run_training(output_dir, *flags, data=("--dataset_name=digits",), launcher=(), env=None, check=True):
-    """Run training/train.py with a tiny network in a process of its own; later flags win."""
-    command = [sys.executable, *launcher, str(ROOT / "training" / "train.py"), *data, *TINY]
-    command += [f"--output_dir={output_dir}", *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (env or {})
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    Args:
+        launcher: what to put between the interpreter and the script; without it the run is forked from a
+            process that has everything imported, which saves the ten seconds of that.
+    """
+    argv = runs.flags(output_dir, *flags, data=data)
+    if launcher:
+        command = [sys.executable, *launcher, str(ROOT / "training" / "train.py"), *argv]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    else:
+        result = runs.Run(argv, processes, faults=faults).wait()
     if check:
         assert result.returncode == 0, result.stderr[-3000:]
     return result

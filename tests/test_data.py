@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from config import TrainingConfig
-from data import DataError, PositionDataset, decode_image, load_training_data
+from data import load_training_data
+from images import DataError, decode_image
+from sample_order import PositionDataset
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_processes_share_a_batch_and_a_later_start_continues():
     parts = [batches_of(data, 4, rank, 2, count=4) for rank in (0, 1)]
     merged = torch.cat([torch.cat([a["samples"], b["samples"]]) for a, b in zip(*parts, strict=True)])
     assert torch.equal(whole, merged)
-    assert torch.equal(batches_of(data, 8, start=2, count=1)[0]["samples"], whole[16:24])
+    assert torch.equal(batches_of(data, 8, start=16, count=1)[0]["samples"], whole[16:24])
 
 
 def test_image_folder_is_decoded_cropped_and_labelled(image_folder, tmp_path):

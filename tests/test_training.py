@@ -14,8 +14,9 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from checkpoint import save_checkpoint
-from conftest import ROOT, TINY, run_training
+from conftest import ROOT, run_training
 from ddpm_from_scratch import DDPMFromScratchPipeline
+from runs import TINY
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
@@ -165,7 +166,7 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
 
 def test_two_processes_train_and_agree_with_themselves(tmp_path):
     for name in ("a", "b"):
-        run_training(tmp_path / name, launcher=TWO_PROCESSES)
+        run_training(tmp_path / name, launcher=TWO_PROCESSES if name == "a" else (), processes=2)
     results = json.loads((tmp_path / "a" / "results.json").read_text())
     assert results["training"]["num_processes"] == 2
     assert results["training"]["samples_seen"] == 4 * 16 * 2
@@ -246,10 +247,10 @@ def train_on_folder(folder, output_dir, *flags, check=True):
     return run_training(
         output_dir,
         "--resolution=16",
+        f"--cache_dir={output_dir.parent / 'cache'}",
         *flags,
         data=(f"--train_data_dir={folder}",),
         check=check,
-        env={"HF_DATASETS_CACHE": str(output_dir.parent / "cache")},
     )
 
 
@@ -283,7 +284,7 @@ def test_data_that_cannot_be_used_are_named_before_the_model_is_built(
 BAD_RUNS = {
     "model": (["--model_config_name_or_path=unknown"], "--model_config_name_or_path"),
     "label": (["--label_column=colour"], "--label_column"),
-    "resume": (["--resume_from_checkpoint=latest"], "holds no checkpoint"),
+    "resume": (["--resume_from_checkpoint=checkpoint-7"], "no such folder"),
     "resolution": (["--resolution=32"], "--resolution 8"),
     "kind of model": (["--model_config_name_or_path=points"], "UNet2DModel"),
 }
@@ -309,7 +310,7 @@ def test_damaged_checkpoint_is_named(tiny_run, tmp_path, file):
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    done = run_training(tmp_path / "run", "--resume_from_checkpoint=latest", check=False)
+    done = run_training(tmp_path / "run", f"--resume_from_checkpoint={victim.parent}", check=False)
     assert done.returncode == 2 and file in done.stderr and "damaged" in done.stderr
 
 
@@ -330,19 +331,22 @@ def test_network_stays_in_half_precision_after_saving_and_sampling(tmp_path):
     ]
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT / "training")!r})
-import torch, train
+import torch
+from pathlib import Path
 from accelerate import Accelerator
 from config import parse_config
+from prepare import choose_model_and_data
+from trainer import Trainer
 config = parse_config({flags!r})
-network, data = train.choose_model_and_data(config)
-trainer = train.Trainer(config, network, data, Accelerator(mixed_precision="bf16"))
+network, data = choose_model_and_data(config)
+trainer = Trainer(config, network, data, Accelerator(mixed_precision="bf16"))
 trainer.pipeline(); trainer.export(); trainer.save_checkpoint()
-trainer.save_samples(train.Path(config.output_dir) / "x.png")
+trainer.save_samples(Path(config.output_dir) / "x.png")
 seen = []
 trainer.network.mid_block.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
 trainer.run()
 assert set(seen) == {{torch.bfloat16}}, seen
-assert all(p.dtype == torch.float32 for p in trainer.ema.parameters())
+assert all(p.dtype == torch.float32 for p in trainer.ema.tensors.values())
 """
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
@@ -367,5 +371,5 @@ def test_a_typo_does_not_cost_the_earlier_run(tiny_run):
 
 def test_the_newest_checkpoint_stays_also_beside_later_ones(tmp_path):
     for step in (3, 10, 6):
-        save_checkpoint(tmp_path, step, {"model": {"w": torch.zeros(1)}}, {}, keep=1)
+        save_checkpoint(tmp_path, step, {"model": {"w": torch.zeros(1)}}, {}, {}, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-6"]

@@ -1,23 +1,34 @@
 """Checkpoints: everything a run needs to go on, as safetensors and JSON, complete or not there at all.
 
-A checkpoint is written to a temporary folder, its manifest (sizes and SHA-256 of the files) last, and then
-renamed; so a folder named checkpoint-<step> is complete, and damage is found when it is read.
+A checkpoint is written to a temporary folder, its manifest last, and then renamed; the oldest is deleted
+after that. The manifest holds the step, the recipe, the number of processes, the versions, and size and
+SHA-256 of every file and of itself, so damage is found when a checkpoint is read.
 """
 
 import hashlib
 import json
-import os
 import re
-import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
+from torch import nn
 
-from config import ConfigError
+from errors import ConfigError
+from storage import (
+    commit_folder,
+    delete_folder,
+    disk_errors_named,
+    require_space,
+    sha256,
+    temporary_folder,
+    write_file,
+)
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
+_FORMAT = 2
 
 
 class CheckpointError(ConfigError):
@@ -29,124 +40,192 @@ def save_checkpoint(
     step: int,
     tensors: dict[str, dict[str, torch.Tensor]],
     state: dict[str, Any],
+    about: dict[str, Any],
     keep: int | None,
 ) -> Path:
-    """Write checkpoint-<step> and delete the oldest ones beyond `keep`; return its folder.
+    """Write checkpoint-<step>, then delete the oldest ones beyond `keep`; return its folder.
 
     Args:
         output_dir: where checkpoints live.
         step: optimizer updates done.
         tensors: file name without ending -> name -> tensor.
         state: everything else, JSON.
+        about: what the manifest says of the run: recipe, number of processes, versions.
         keep: checkpoints to keep; all if None.
+
+    Raises:
+        StorageError: the disk is full or fails; earlier checkpoints stay, the new one is removed.
     """
-    target, temporary = output_dir / f"checkpoint-{step}", output_dir / f".tmp-checkpoint-{step}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, named in tensors.items():
-        save_file(
-            {key: value.contiguous() for key, value in named.items()}, temporary / f"{name}.safetensors"
-        )
-    (temporary / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
-    written = sorted(temporary.iterdir())
-    manifest = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in written}
-    (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    for path in (*temporary.iterdir(), temporary):
-        _fsync(path)
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
-    _fsync(output_dir)
+    target = output_dir / f"checkpoint-{step}"
+    needed = sum(tensor.nbytes for named in tensors.values() for tensor in named.values())
+    require_space(output_dir, needed, f"checkpoint {target.name}")
+    temporary = None
+    with disk_errors_named(target, needed):
+        try:
+            temporary = temporary_folder(target)
+            files = {}
+            for name, named in tensors.items():
+                contiguous = {key: value.detach().cpu().contiguous() for key, value in named.items()}
+                files[f"{name}.safetensors"] = _write(
+                    temporary / f"{name}.safetensors", safetensors.torch.save(contiguous)
+                )
+            files["state.json"] = _write(temporary / "state.json", json.dumps(state).encode())
+            manifest = {"format": _FORMAT, "step": step, **about, "files": files}
+            manifest["sha256"] = _digest_of(manifest)
+            write_file(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
+            commit_folder(temporary, target)
+        except OSError:
+            if temporary is not None and temporary.exists():
+                delete_folder(temporary)
+            raise
     if keep is not None:
         # The new one always stays, also beside later ones of a run that was resumed from further back.
         others = [path for path in list_checkpoints(output_dir) if path != target]
         for old in others[: max(0, len(others) + 1 - keep)]:
-            shutil.rmtree(old)
+            delete_folder(old)
     return target
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """Return the tensors and the state of a checkpoint, after checking every file against the manifest.
+def _write(path: Path, content: bytes) -> dict[str, Any]:
+    """Write a file; return its entry of the manifest, made from what was meant, not from what was written."""
+    write_file(path, content)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _digest_of(manifest: dict[str, Any]) -> str:
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint after checking it and every file that it lists.
 
     Raises:
         CheckpointError: a missing or changed file, named.
     """
+    path = folder / "manifest.json"
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
+        manifest = json.loads(path.read_bytes())
+        intact = manifest["sha256"] == _digest_of(manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint file {str(path)!r} is missing or damaged ({error!r}).") from error
+    if not intact:
+        raise CheckpointError(f"checkpoint file {str(path)!r} is damaged.")
+    if manifest["format"] != _FORMAT:
         raise CheckpointError(
-            f"checkpoint {str(folder)!r} has no readable manifest.json ({error})."
-        ) from error
-    for name, expected in manifest.items():
+            f"checkpoint {str(folder)!r} has format {manifest['format']}, but this version reads {_FORMAT}; "
+            "resume it with the version that wrote it."
+        )
+    for name, expected in manifest["files"].items():
         file = folder / name
-        if (
-            not file.is_file()
-            or file.stat().st_size != expected["bytes"]
-            or _sha256(file) != expected["sha256"]
-        ):
-            raise CheckpointError(
-                f"checkpoint file {str(file)!r} is missing or damaged; resume from another checkpoint."
-            )
-    tensors = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    return tensors, json.loads((folder / "state.json").read_text())
+        if not file.is_file():
+            raise CheckpointError(f"checkpoint file {str(file)!r} is missing.")
+        if file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
+            raise CheckpointError(f"checkpoint file {str(file)!r} is damaged.")
+    return manifest
+
+
+def load_checkpoint(
+    folder: Path, manifest: dict[str, Any]
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Return the tensors and the state of a checkpoint that `verify_checkpoint` accepted."""
+    tensors = {
+        Path(name).stem: safetensors.torch.load_file(folder / name)
+        for name in manifest["files"]
+        if name.endswith(".safetensors")
+    }
+    return tensors, json.loads((folder / "state.json").read_bytes())
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Return the checkpoint folders of an output folder, oldest first; other folders are ignored."""
     found = [
-        (int(match[1]), path) for path in output_dir.glob("checkpoint-*") if (match := _NAME.match(path.name))
+        (int(match[1]), path)
+        for path in output_dir.glob("checkpoint-*")
+        if (match := _NAME.match(path.name)) and path.is_dir()
     ]
     return [path for _, path in sorted(found)]
 
 
-def find_checkpoint(output_dir: Path, wanted: str) -> Path:
-    """Return the folder that --resume_from_checkpoint names: a path, or 'latest'.
+def candidate_checkpoints(output_dir: Path, wanted: str) -> list[Path]:
+    """Return the folders that --resume_from_checkpoint may mean, the first choice first, not looked into.
+
+    Args:
+        output_dir: where checkpoints live.
+        wanted: a folder, as a path or by its name inside `output_dir`; or "latest", which may be none.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the named one does not exist.
     """
     if wanted == "latest":
-        checkpoints = list_checkpoints(output_dir)
-        if not checkpoints:
-            raise CheckpointError(
-                f"--resume_from_checkpoint is 'latest', but {str(output_dir)!r} holds no checkpoint."
-            )
-        return checkpoints[-1]
+        return list_checkpoints(output_dir)[::-1]
     for candidate in (Path(wanted), output_dir / wanted):
         if candidate.is_dir():
-            return candidate
-    raise CheckpointError(f"--resume_from_checkpoint is {wanted!r}, but there is no such folder.")
+            return [candidate]
+    raise CheckpointError(
+        f"--resume_from_checkpoint is {wanted!r}, but there is no such folder; give a checkpoint folder or "
+        "'latest'."
+    )
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the state of an optimizer as named tensors and JSON."""
-    packed = optimizer.state_dict()
+def find_checkpoint(output_dir: Path, wanted: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the checkpoint to resume from and its manifest, verified; arguments as in candidate_checkpoints.
+
+    "latest" is the newest that is undamaged: a damaged one is named on standard error and passed over. None
+    if there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: the named one does not exist or is damaged, or all are.
+    """
+    problems = []
+    for folder in candidate_checkpoints(output_dir, wanted):
+        try:
+            return folder, verify_checkpoint(folder)
+        except CheckpointError as error:
+            if wanted != "latest":
+                raise
+            print(f"train.py: warning: passing over {folder.name}: {error}", file=sys.stderr)
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError(
+            f"{str(output_dir)!r} holds no undamaged checkpoint: {' '.join(problems)} Start anew with "
+            "--overwrite_output_dir."
+        )
+    return None
+
+
+def pack_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the state of an optimizer as tensors and numbers named '<entry>/<parameter>'."""
     tensors, numbers = {}, {}
-    for index, entries in packed["state"].items():
-        for name, value in entries.items():
-            (tensors if isinstance(value, torch.Tensor) else numbers)[f"{index}.{name}"] = value
-    return tensors, {"param_groups": packed["param_groups"], "numbers": numbers}
+    for parameter_name, parameter in model.named_parameters():
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            kind = tensors if isinstance(value, torch.Tensor) else numbers
+            kind[f"{entry}/{parameter_name}"] = value
+    return tensors, numbers
 
 
 def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], state: dict[str, Any]
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    tensors: dict[str, torch.Tensor],
+    numbers: dict[str, Any],
 ) -> None:
-    """Put back what `pack_optimizer` returned."""
-    entries: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **state["numbers"]}.items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})
+    """Put back what `pack_optimizer` returned; the settings of the optimizer stay as they are.
 
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises:
+        KeyError: a parameter that the model does not have.
+    """
+    packed = optimizer.state_dict()
+    index_of = {
+        parameter: index
+        for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True)
+        for parameter, index in zip(group["params"], saved["params"], strict=True)
+    }
+    parameters = dict(model.named_parameters())
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **numbers}.items():
+        entry, parameter_name = key.split("/", 1)
+        state.setdefault(index_of[parameters[parameter_name]], {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": packed["param_groups"]})

@@ -8,24 +8,26 @@ import argparse
 import difflib
 import math
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_type_hints
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 
-from ddpm_from_scratch.toy_data import POINT_DATASETS
+from errors import ConfigError
 
+# The names of toy_data.POINT_DATASETS: a wrong flag is answered before torch is imported.
+POINT_DATASETS = ("swiss_roll",)
 BUILT_IN_DATASETS = ("digits", *POINT_DATASETS)
 
+# What may differ when a run is resumed.
+FREE, ALLOWED, FIXED = "free", "with --allow_recipe_change", "never"
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message is one line that names it and what is allowed."""
 
-
-def _flag(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _flag(default: Any, help: str, on_resume: str = FIXED) -> Any:
+    """Return the field of a flag; `on_resume` says whether a resumed run may have another value."""
+    return field(default=default, metadata={"help": help, "on_resume": on_resume})
 
 
 @dataclass
@@ -37,19 +39,22 @@ class TrainingConfig:
         None,
         f"Built-in data ({', '.join(BUILT_IN_DATASETS)}), a dataset of the Hub, or a folder that datasets "
         "can load.",
+        ALLOWED,
     )
-    dataset_config_name: str | None = _flag(None, "Configuration of the dataset, if it has several.")
-    dataset_split: str = _flag("train", "Split of the dataset to train on.")
-    train_data_dir: str | None = _flag(None, "Folder of images to train on, instead of --dataset_name.")
-    image_column: str = _flag("image", "Column that holds the images.")
+    dataset_config_name: str | None = _flag(None, "Configuration of the dataset, if it has several.", ALLOWED)
+    dataset_split: str = _flag("train", "Split of the dataset to train on.", ALLOWED)
+    train_data_dir: str | None = _flag(
+        None, "Folder of images to train on, instead of --dataset_name.", ALLOWED
+    )
+    image_column: str = _flag("image", "Column that holds the images.", ALLOWED)
     label_column: str | None = _flag(
         None, "Column that holds class labels; given, the network becomes class-conditional."
     )
-    cache_dir: str | None = _flag(None, "Folder for downloaded data and models.")
+    cache_dir: str | None = _flag(None, "Folder for downloaded data and models.", FREE)
     streaming: bool = _flag(
         False, "Read the dataset as a stream, without storing it; needs --max_train_steps."
     )
-    shuffle_buffer_size: int = _flag(1000, "Samples held for shuffling a stream.")
+    shuffle_buffer_size: int = _flag(1000, "Samples held for shuffling a stream.", ALLOWED)
     resolution: int | None = _flag(
         None, "Side of the training images in pixels; the model's if not given, else 64."
     )
@@ -57,10 +62,15 @@ class TrainingConfig:
         None, "Image channels: 1 (grey), 3 (RGB), 4 (RGBA), or those of an array column."
     )
     center_crop: bool = _flag(
-        False, "Crop the centre of images that are not square; a random part if not given."
+        False, "Crop the centre of images that are not square; a random part if not given.", ALLOWED
     )
-    random_flip: bool = _flag(False, "Mirror images left-right at random.")
-    dataloader_num_workers: int = _flag(0, "Processes that load data; 0 loads in the main process.")
+    random_flip: bool = _flag(False, "Mirror images left-right at random.", ALLOWED)
+    skip_bad_images: int = _flag(
+        0,
+        "Images that may be unreadable; each is listed, and the next one takes its place.",
+        ALLOWED,
+    )
+    dataloader_num_workers: int = _flag(0, "Processes that load data; 0 loads in the main process.", FREE)
 
     # network
     model_config_name_or_path: str | None = _flag(
@@ -73,7 +83,7 @@ class TrainingConfig:
     )
     ddpm_num_steps: int = _flag(1000, "Number of noise levels T.")
     ddpm_num_inference_steps: int | None = _flag(
-        None, "Steps of the sample grids and of evaluation; T if not given."
+        None, "Steps of the sample grids and of evaluation; T if not given.", FREE
     )
     ddpm_beta_schedule: Literal[
         "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "sigmoid_alpha_bar", "laplace"
@@ -81,82 +91,100 @@ class TrainingConfig:
     beta_start: float = _flag(1e-4, "First beta of linear, scaled_linear and sigmoid.")
     beta_end: float = _flag(0.02, "Last beta of linear, scaled_linear and sigmoid.")
     rescale_betas_zero_snr: bool = _flag(False, "Rescale the schedule so that no signal is left at T.")
-    clip_sample: bool = _flag(True, "Clip the estimate of x_0 to [-1, 1] in sampling; off for data outside.")
+    clip_sample: bool = _flag(
+        True, "Clip the estimate of x_0 to [-1, 1] in sampling; off for data outside.", FREE
+    )
 
     # objective
     timestep_sampling: Literal["uniform", "stratified"] = _flag(
-        "uniform", "How training timesteps are drawn."
+        "uniform", "How training timesteps are drawn.", ALLOWED
     )
-    loss_weighting: Literal["none", "min_snr"] = _flag("none", "Weight of the squared error over timesteps.")
-    snr_gamma: float = _flag(5.0, "Cap on the signal-to-noise ratio of min_snr.")
+    loss_weighting: Literal["none", "min_snr"] = _flag(
+        "none", "Weight of the squared error over timesteps.", ALLOWED
+    )
+    snr_gamma: float = _flag(5.0, "Cap on the signal-to-noise ratio of min_snr.", ALLOWED)
 
     # optimisation
-    train_batch_size: int = _flag(16, "Samples in a batch of one process.")
-    gradient_accumulation_steps: int = _flag(1, "Batches of one optimizer update.")
-    num_epochs: int = _flag(100, "Passes over the data.")
-    max_train_steps: int | None = _flag(None, "Optimizer updates; wins over --num_epochs.")
+    train_batch_size: int = _flag(16, "Samples in a batch of one process.", ALLOWED)
+    gradient_accumulation_steps: int = _flag(1, "Batches of one optimizer update.", ALLOWED)
+    num_epochs: int = _flag(100, "Passes over the data.", ALLOWED)
+    max_train_steps: int | None = _flag(None, "Optimizer updates; wins over --num_epochs.", ALLOWED)
     optimizer: Literal["adamw", "muon"] = _flag(
         "adamw", "muon: Muon for matrices and kernels, AdamW for the rest."
     )
-    learning_rate: float = _flag(1e-4, "Peak learning rate of AdamW.")
-    muon_learning_rate: float = _flag(0.01, "Peak learning rate of Muon.")
+    learning_rate: float = _flag(1e-4, "Peak learning rate of AdamW.", ALLOWED)
+    muon_learning_rate: float = _flag(0.01, "Peak learning rate of Muon.", ALLOWED)
     lr_scheduler: Literal[
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
-    ] = _flag("cosine", "Course of the learning rate, counted in optimizer updates.")
-    lr_warmup_steps: int = _flag(500, "Optimizer updates of linear warm-up.")
-    adam_beta1: float = _flag(0.95, "First beta of AdamW.")
-    adam_beta2: float = _flag(0.999, "Second beta of AdamW.")
-    adam_weight_decay: float = _flag(1e-6, "Weight decay of AdamW.")
-    adam_epsilon: float = _flag(1e-8, "Epsilon of AdamW.")
-    max_grad_norm: float = _flag(1.0, "Largest norm of the gradient; larger ones are scaled down.")
+    ] = _flag("cosine", "Course of the learning rate, counted in optimizer updates.", ALLOWED)
+    lr_warmup_steps: int = _flag(500, "Optimizer updates of linear warm-up.", ALLOWED)
+    adam_beta1: float = _flag(0.95, "First beta of AdamW.", ALLOWED)
+    adam_beta2: float = _flag(0.999, "Second beta of AdamW.", ALLOWED)
+    adam_weight_decay: float = _flag(1e-6, "Weight decay of AdamW.", ALLOWED)
+    adam_epsilon: float = _flag(1e-8, "Epsilon of AdamW.", ALLOWED)
+    max_grad_norm: float = _flag(1.0, "Largest norm of the gradient; larger ones are scaled down.", ALLOWED)
     use_ema: bool = _flag(
         False, "Keep an average of the weights and export it; the raw weights are kept beside it."
     )
-    ema_inv_gamma: float = _flag(1.0, "g in the decay 1 - (1 + step/g)^-p.")
-    ema_power: float = _flag(0.75, "p in the decay 1 - (1 + step/g)^-p; 2/3 to 1 suits most runs.")
-    ema_max_decay: float = _flag(0.9999, "Largest decay of the average.")
-    mixed_precision: Literal["no", "fp16", "bf16"] = _flag(
-        "no", "Precision of the network; the rest is float32."
+    ema_inv_gamma: float = _flag(1.0, "g in the decay 1 - (1 + step/g)^-p.", ALLOWED)
+    ema_power: float = _flag(0.75, "p in the decay 1 - (1 + step/g)^-p; 2/3 to 1 suits most runs.", ALLOWED)
+    ema_max_decay: float = _flag(0.9999, "Largest decay of the average.", ALLOWED)
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = _flag(
+        None, "Precision of the network, the rest is float32; the launcher's, or no, if not given.", ALLOWED
+    )
+    max_nonfinite_steps: int = _flag(
+        10, "Updates in a row whose loss or gradient is not finite after which the run stops.", FREE
     )
 
     # the run
-    output_dir: str = _flag("ddpm-model-64", "Folder for the pipeline, checkpoints, samples and logs.")
-    overwrite_output_dir: bool = _flag(False, "Start anew in a folder that holds an earlier run.")
+    output_dir: str = _flag("ddpm-model-64", "Folder for the pipeline, checkpoints, samples and logs.", FREE)
+    overwrite_output_dir: bool = _flag(False, "Start anew in a folder that holds an earlier run.", FREE)
     seed: int = _flag(0, "Seed of everything random.")
     logger: Literal["jsonl", "tensorboard", "wandb", "trackio"] = _flag(
-        "jsonl", "Where to log besides logs/metrics.jsonl, which is always written."
+        "jsonl", "Where to log besides logs/metrics.jsonl, which is always written.", FREE
     )
-    logging_dir: str = _flag("logs", "Folder for logs, inside the output folder.")
-    logging_steps: int = _flag(10, "Optimizer updates between two log lines.")
+    logging_dir: str = _flag("logs", "Folder for logs, inside the output folder.", FREE)
+    logging_steps: int = _flag(10, "Optimizer updates between two log lines.", FREE)
     save_images_epochs: int = _flag(
-        10, "Epochs between two sample grids; for a stream, a grid at each checkpoint."
+        10, "Epochs between two sample grids; for a stream, a grid at each checkpoint.", FREE
     )
-    save_model_epochs: int = _flag(10, "Epochs between two exports of the pipeline.")
-    eval_batch_size: int = _flag(16, "Images of a sample grid.")
-    checkpointing_steps: int = _flag(500, "Optimizer updates between two checkpoints.")
-    checkpoints_total_limit: int | None = _flag(None, "Checkpoints to keep; all if not given.")
-    resume_from_checkpoint: str | None = _flag(None, "A checkpoint folder, or 'latest' in the output folder.")
+    save_model_epochs: int = _flag(10, "Epochs between two exports of the pipeline.", FREE)
+    eval_batch_size: int = _flag(16, "Images of a sample grid.", FREE)
+    checkpointing_steps: int = _flag(500, "Optimizer updates between two checkpoints.", FREE)
+    checkpoints_total_limit: int | None = _flag(None, "Checkpoints to keep; all if not given.", FREE)
+    resume_from_checkpoint: str | None = _flag(
+        None, "A checkpoint folder, or 'latest' in the output folder.", FREE
+    )
+    allow_recipe_change: bool = _flag(
+        False,
+        "Resume with other settings, processes or data than the checkpoint's, if safe.",
+        FREE,
+    )
     evaluation_samples: int = _flag(
         0,
         "Samples to generate at the end and compare with held-out data; only for data with a held-out part.",
+        FREE,
     )
 
     # publishing
-    push_to_hub: bool = _flag(False, "Upload the finished pipeline to the Hub.")
-    hub_model_id: str | None = _flag(None, "Repository to upload to; the output folder's name if not given.")
-    hub_private_repo: bool = _flag(False, "Create the repository private.")
-    hub_token: str | None = _flag(None, "Token of the Hub; better stored with 'hf auth login'.")
+    push_to_hub: bool = _flag(False, "Upload the finished pipeline to the Hub.", FREE)
+    hub_model_id: str | None = _flag(
+        None, "Repository to upload to; the output folder's name if not given.", FREE
+    )
+    hub_private_repo: bool = _flag(False, "Create the repository private.", FREE)
+    hub_token: str | None = _flag(None, "Token of the Hub; better stored with 'hf auth login'.", FREE)
     license: str = _flag(
-        "apache-2.0", "Licence of the trained weights, for the model card, as the Hub spells it."
+        "apache-2.0", "Licence of the trained weights, for the model card, as the Hub spells it.", FREE
     )
 
     # accepted for scripts written for older launchers
-    local_rank: int = _flag(-1, "Ignored: the launcher sets the rank in the environment.")
+    local_rank: int = _flag(-1, "Ignored: the launcher sets the rank in the environment.", FREE)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a setting outside its range, or settings that do not go together."""
         at_least = {
             "shuffle_buffer_size": 1, "resolution": 1, "channels": 1, "dataloader_num_workers": 0,
+            "skip_bad_images": 0, "max_nonfinite_steps": 1,
             "ddpm_num_steps": 2, "ddpm_num_inference_steps": 1, "train_batch_size": 1,
             "gradient_accumulation_steps": 1, "num_epochs": 1, "max_train_steps": 1, "lr_warmup_steps": 0,
             "seed": 0, "logging_steps": 1, "save_images_epochs": 1, "save_model_epochs": 1,
@@ -185,8 +213,8 @@ class TrainingConfig:
             raise ConfigError("--streaming needs --max_train_steps: the length of a stream is not known.")
         if self.streaming and self.dataset_name in BUILT_IN_DATASETS:
             raise ConfigError(f"--streaming does not apply to the built-in data {self.dataset_name!r}.")
-        if self.streaming and self.dataloader_num_workers:
-            raise ConfigError("--dataloader_num_workers must be 0 with --streaming.")
+        if self.allow_recipe_change and not self.resume_from_checkpoint:
+            raise ConfigError("--allow_recipe_change applies to --resume_from_checkpoint only.")
         if self.evaluation_samples and self.dataset_name not in BUILT_IN_DATASETS:
             raise ConfigError(
                 f"--evaluation_samples needs data with a held-out part, one of {BUILT_IN_DATASETS}, got "
@@ -209,10 +237,30 @@ class TrainingConfig:
                 "or point models, so the repository would load nowhere."
             )
 
+    def recipe(self) -> dict[str, Any]:
+        """Return the settings that decide the weights: all that a resumed run may not change freely."""
+        return {name: getattr(self, name) for name, rule in _ON_RESUME.items() if rule != FREE}
+
+    def changes_since(self, recipe: dict[str, Any]) -> list[tuple[str, Any, Any, str]]:
+        """Return (name, old, new, remark) of each setting that differs from an earlier `recipe()`."""
+        return [
+            (name, recipe.get(name), value, "")
+            for name, value in self.recipe().items()
+            if recipe.get(name) != value
+        ]
+
+    @staticmethod
+    def may_change(name: str) -> bool:
+        """Return whether --allow_recipe_change allows another value when a run is resumed."""
+        return _ON_RESUME.get(name, ALLOWED) == ALLOWED
+
     def _require(self, name: str, holds: Any, allowed: str) -> None:
         value = getattr(self, name)
         if value is not None and not holds(value):
             raise ConfigError(f"--{name} is {value}, but must be {allowed}.")
+
+
+_ON_RESUME: dict[str, str] = {item.name: item.metadata["on_resume"] for item in fields(TrainingConfig)}
 
 
 class _OneLineErrors(argparse.ArgumentParser):
@@ -226,9 +274,20 @@ class _Parser(_OneLineErrors, HfArgumentParser):
 
 
 def _make_parser() -> _Parser:
-    parser = _Parser(
-        TrainingConfig, prog="train.py", description="Train a diffusion model.", allow_abbrev=False
+    hints = get_type_hints(TrainingConfig)
+    # HfArgumentParser hands all metadata to argparse, which knows only the help.
+    flags = make_dataclass(
+        "Flags",
+        [
+            (
+                item.name,
+                hints[item.name],
+                field(default=item.default, metadata={"help": item.metadata["help"]}),
+            )
+            for item in fields(TrainingConfig)
+        ],
     )
+    parser = _Parser(flags, prog="train.py", description="Train a diffusion model.", allow_abbrev=False)
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="File with any of these settings; flags win over it."
     )

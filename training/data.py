@@ -1,39 +1,24 @@
-"""Training data: the built-in digits and points, image folders, and datasets of the Hub or on disk.
+"""Training data: the built-in digits and points, image folders, and datasets of the Hub or on disk."""
 
-A data set here answers to positions in one endless sequence: epoch after epoch, each in its own random order.
-Batch k of a run is positions [k B, (k + 1) B) of that sequence, split over the processes. So every sample is
-seen once an epoch, a batch may reach over the end of an epoch, and a run resumes by starting at a later
-position.
-"""
-
-import io
-import itertools
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from config import ConfigError, TrainingConfig
+from config import TrainingConfig
 from ddpm_from_scratch.toy_data import POINT_DATASETS
-from seeds import stream_seed
+from images import IMAGE_MODES, Augmentation, BadImages, DataError, Decoder
+from sample_order import Batch, ImageStream, PositionDataset, load_batches, positions_of
 
 # Decoded images are kept in memory up to this size.
 MAX_BYTES_IN_MEMORY = 4 * 2**30
 NUM_POINTS = 50_000
-
-_IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-
-
-class DataError(ConfigError):
-    """Data that cannot be read; the message is one line that names the file, column or sample."""
 
 
 @dataclass
@@ -47,14 +32,16 @@ class TrainingData:
         num_classes: number of class labels, or None without labels.
         held_out: samples that are not trained on, in the network's units, shape (M, ...), or None.
         name: what the data are, in words.
+        bad_images: the images that could not be read.
     """
 
-    dataset: "PositionDataset | None"
-    stream: "ImageStream | None"
+    dataset: PositionDataset | None
+    stream: ImageStream | None
     sample_shape: tuple[int, ...]
     num_classes: int | None
     held_out: torch.Tensor | None
     name: str
+    bad_images: BadImages = field(default_factory=lambda: BadImages(0))
 
     @property
     def num_samples(self) -> int | None:
@@ -62,186 +49,34 @@ class TrainingData:
         return None if self.dataset is None else self.dataset.num_samples
 
     def batches(
-        self, batch_size: int, rank: int, world_size: int, num_workers: int, start: int
-    ) -> Iterator[dict[str, torch.Tensor]]:
-        """Return the endless batches of one process, from batch number `start` on.
+        self,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        num_workers: int,
+        start: int,
+        stream_state: dict[str, Any] | None = None,
+    ) -> Iterator[Batch]:
+        """Yield the endless batches of one process, from position `start` of the sequence on.
 
-        Each is {"samples": (B, ...) float32, "labels": (B,) int64 if there are labels}.
+        Each is {"samples": (B, ...) float32, "labels": (B,) int64 if there are labels, "stream_state": of a
+        stream}. A run goes on with the batches after one by starting at the next position, from the
+        `stream_state` of that batch.
+
+        Raises:
+            DataError: more images cannot be read than `bad_images` allows.
         """
         if self.stream is not None:
-            return self.stream.batches(batch_size, rank, world_size, start)
-        sampler = _Positions(batch_size, rank, world_size, start)
-        loader: DataLoader = DataLoader(
-            self.dataset,  # type: ignore[arg-type]
-            batch_sampler=sampler,
-            num_workers=num_workers,
-            collate_fn=_as_is,
-            persistent_workers=False,
-        )
-        return iter(loader)
-
-
-def _as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a batch that the data set has collated already; a function, so that workers can be spawned."""
-    return batch
-
-
-class _Positions(Sampler[list[int]]):
-    """The positions of each batch of one process, without end."""
-
-    def __init__(self, batch_size: int, rank: int, world_size: int, start: int):
-        self.batch_size, self.rank, self.world_size, self.start = batch_size, rank, world_size, start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for number in itertools.count(self.start):
-            first = (number * self.world_size + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Cropping and mirroring of images, decided by a random stream of the position in the sequence.
-
-    Args:
-        seed: of the run.
-        resolution: side to crop to.
-        center_crop: crop the centre, not a random part.
-        random_flip: mirror at random.
-    """
-
-    seed: int
-    resolution: int
-    center_crop: bool = True
-    random_flip: bool = False
-
-    def _uniform(self, position: int, which: int) -> float:
-        """Return the random number `which` of a position, uniform in [0, 1)."""
-        return stream_seed(self.seed, "augmentation", position, which) / 2**63
-
-    def crop(self, image: np.ndarray, position: int) -> torch.Tensor:
-        """Return a square part of a uint8 array (H, W, C), as (C, resolution, resolution)."""
-        side = self.resolution
-        slack = (image.shape[0] - side, image.shape[1] - side)
-        if self.center_crop:
-            top, left = slack[0] // 2, slack[1] // 2
+            items = self.stream.items(batch_size, rank, world_size, start, stream_state)
+            loaded = load_batches(self.stream, items, num_workers)
         else:
-            top, left = (int(self._uniform(position, 1 + axis) * (slack[axis] + 1)) for axis in (0, 1))
-        return torch.from_numpy(image[top : top + side, left : left + side].copy()).permute(2, 0, 1)
-
-    def flip(self, samples: torch.Tensor, positions: list[int]) -> torch.Tensor:
-        """Return the images (B, C, H, W), each mirrored left-right with probability 1/2 if asked for."""
-        if not self.random_flip:
-            return samples
-        flips = torch.tensor([self._uniform(position, 0) < 0.5 for position in positions])
-        return torch.where(flips[:, None, None, None], samples.flip(-1), samples)
-
-
-class PositionDataset(Dataset):
-    """Samples by position in the endless, shuffled sequence.
-
-    Args:
-        samples: a float tensor (N, ...) in the network's units, a uint8 tensor (N, C, H, W), or a sequence of
-            uint8 arrays (H, W, C), decoded now or on access.
-        labels: shape (N,), or None.
-        seed: of the order.
-        augmentation: of images; None for other data.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Any],
-        labels: torch.Tensor | None,
-        seed: int,
-        augmentation: Augmentation | None = None,
-    ):
-        self.samples, self.labels, self.seed, self.augmentation = samples, labels, seed, augmentation
-        self.num_samples = len(samples)
-        self._epoch, self._order = -1, torch.empty(0)
-
-    def index_at(self, position: int) -> int:
-        """Return which sample stands at a position of the sequence."""
-        epoch, offset = divmod(position, self.num_samples)
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
-            self._epoch, self._order = epoch, torch.randperm(self.num_samples, generator=generator)
-        return int(self._order[offset])
-
-    def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
-        """Return the batch of some positions."""
-        indices = [self.index_at(position) for position in positions]
-        if isinstance(self.samples, torch.Tensor):
-            samples = self.samples[indices]
-        else:
-            assert self.augmentation is not None  # arrays are images
-            crop = self.augmentation.crop
-            samples = torch.stack([crop(self.samples[i], p) for i, p in zip(indices, positions, strict=True)])
-        if samples.dtype == torch.uint8:
-            samples = to_network_units(samples)
-        if self.augmentation is not None:
-            samples = self.augmentation.flip(samples, positions)
-        batch = {"samples": samples}
-        if self.labels is not None:
-            batch["labels"] = self.labels[indices]
-        return batch
-
-
-def to_network_units(images: torch.Tensor) -> torch.Tensor:
-    """Return uint8 images as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.ndarray:
-    """Return an image as a uint8 array (H, W, channels) whose shorter side is `resolution`.
-
-    Args:
-        value: {"bytes", "path"} of an undecoded image column, a PIL image, or an array (H, W) or (H, W, C) of
-            uint8.
-        channels: 1, 3 or 4 for images; the number an array has.
-        resolution: length of the shorter side; bilinear, as diffusers' script does.
-        label: what to call the image in an error.
-
-    Raises:
-        DataError: the image cannot be read, or the array has another number of channels.
-    """
-    if isinstance(value, (list, np.ndarray)):
-        array = np.asarray(value)
-        array = array[..., None] if array.ndim == 2 else array
-        if (
-            array.ndim != 3
-            or array.shape[2] != channels
-            or array.dtype.kind not in "iu"
-            or array.max(initial=0) > 255
-        ):
-            raise DataError(
-                f"{label} is an array of shape {array.shape} and dtype {array.dtype}, but must be (H, W, "
-                f"{channels}) "
-                "with integers in 0..255; --channels gives their number."
+            assert self.dataset is not None  # one of the two is there
+            loaded = load_batches(
+                self.dataset, positions_of(batch_size, rank, world_size, start), num_workers
             )
-        planes = [
-            _resize(Image.fromarray(np.ascontiguousarray(array[..., plane], dtype=np.uint8)), resolution)
-            for plane in range(channels)
-        ]
-        return np.stack([np.asarray(plane) for plane in planes], axis=-1)
-    try:
-        if isinstance(value, dict):
-            encoded = value["bytes"]
-            if encoded is None:
-                with fsspec.open(
-                    value["path"], "rb"
-                ) as file:  # a local path, inside an archive, or on the Hub
-                    encoded = file.read()
-            # As datasets does: photos lie upright, whichever way the camera was held.
-            value = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
-        resized = np.asarray(_resize(value.convert(_IMAGE_MODES[channels]), resolution))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error
-    return resized[..., None] if resized.ndim == 2 else resized
-
-
-def _resize(image: Image.Image, resolution: int) -> Image.Image:
-    scale = resolution / min(image.size)
-    width, height = (max(resolution, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+        for batch in loaded:
+            self.bad_images.add(batch.pop("problems"))
+            yield batch
 
 
 def load_digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -369,9 +204,9 @@ def _image_data(config: TrainingConfig, resolution: int, channels: int | None) -
     features = rows.features or {}
     if isinstance(features.get(config.image_column), datasets.Image):
         rows = rows.cast_column(config.image_column, datasets.Image(decode=False))
-        if channels not in (None, *_IMAGE_MODES):
+        if channels not in (None, *IMAGE_MODES):
             raise DataError(
-                f"--channels is {channels}, but images have {tuple(_IMAGE_MODES)}; other data need an array "
+                f"--channels is {channels}, but images have {tuple(IMAGE_MODES)}; other data need an array "
                 "column."
             )
     channels = channels or 3
@@ -379,18 +214,59 @@ def _image_data(config: TrainingConfig, resolution: int, channels: int | None) -
     if config.label_column is not None:
         _check_column(rows, config.label_column, "--label_column")
         to_label, num_classes = _label_reader(rows, config.label_column)
-    decoder = _Decoder(rows, config.image_column, channels, resolution)
+    decoder = Decoder(rows, config.image_column, channels, resolution)
     augmentation = Augmentation(config.seed, resolution, config.center_crop, config.random_flip)
+    bad_images = BadImages(config.skip_bad_images)
     dataset, stream = None, None
     if config.streaming:
-        stream = ImageStream(decoder, augmentation, config, to_label)
+        labelled = None if to_label is None else (str(config.label_column), to_label)
+        stream = ImageStream(decoder, augmentation, config.seed, config.shuffle_buffer_size, labelled)
+        _check_first(((None, row) for row in rows), decoder, bad_images)
     else:
+        images, found_at = _decode_all(decoder, bad_images)
         labels = None
         if to_label is not None:
-            labels = torch.tensor([to_label(value) for value in rows[config.label_column]])
-        dataset = PositionDataset(decoder.decode_all(), labels, config.seed, augmentation)
+            labels = torch.tensor([to_label(value) for value in rows[config.label_column]])[found_at]
+        dataset = PositionDataset(images, labels, config.seed, augmentation)
     name = config.dataset_name or Path(config.train_data_dir or "").resolve().name
-    return TrainingData(dataset, stream, (channels, resolution, resolution), num_classes, None, name)
+    shape = (channels, resolution, resolution)
+    return TrainingData(dataset, stream, shape, num_classes, None, name, bad_images)
+
+
+def _check_first(
+    rows: Iterator[tuple[int | None, Any]], decoder: Decoder, bad_images: BadImages
+) -> np.ndarray:
+    """Return the first image that can be read."""
+    for index, row in rows:
+        try:
+            return decoder.decode(row, index)
+        except DataError as error:
+            bad_images.add([str(error)])
+    raise DataError("the data set has no rows." if not bad_images.problems else bad_images.problems[0])
+
+
+def _decode_all(decoder: Decoder, bad_images: BadImages) -> tuple[Sequence[Any] | Decoder, list[int]]:
+    """Return all images, decoded if they fit in memory, in one tensor if all are square; and their rows.
+
+    In place of an image that cannot be read stands the next one that can.
+    """
+    count = len(decoder)
+    first = _check_first(((i, decoder.rows[i]) for i in range(count)), decoder, bad_images)
+    if first.nbytes * count > MAX_BYTES_IN_MEMORY:
+        return decoder, list(range(count))
+    hidden = int(os.environ.get("LOCAL_RANK", 0)) != 0
+    images: dict[int, np.ndarray] = {}
+    for index in tqdm(range(count), desc="decoding images", unit="image", disable=hidden):
+        try:
+            images[index] = decoder[index]
+        except DataError as error:
+            bad_images.add([str(error)])
+    readable = sorted(images)
+    found_at = [readable[bisect_left(readable, index) % len(readable)] for index in range(count)]
+    if all(image.shape[:2] == (decoder.resolution, decoder.resolution) for image in images.values()):
+        stacked = np.stack([images[index] for index in found_at])
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), found_at  # type: ignore[return-value]
+    return [images[index] for index in found_at], found_at
 
 
 def _label_reader(rows: Any, column: str) -> tuple[Any, int]:
@@ -405,74 +281,3 @@ def _label_reader(rows: Any, column: str) -> tuple[Any, int]:
     values = sorted(set(rows[column]))
     index = {value: number for number, value in enumerate(values)}
     return index.__getitem__, len(values)
-
-
-class _Decoder(Sequence):
-    """The images of a data set, decoded on access; errors name the file or the row."""
-
-    def __init__(self, rows: Any, column: str, channels: int, resolution: int):
-        self.rows, self.column, self.channels, self.resolution = rows, column, channels, resolution
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
-        return self.decode(self.rows[index], index)
-
-    def decode(self, row: dict[str, Any], index: int) -> np.ndarray:
-        value = row[self.column]
-        path = value.get("path") if isinstance(value, dict) else None
-        label = f"image {index}" + (f" ({path})" if path else f" of column {self.column!r}")
-        return decode_image(value, self.channels, self.resolution, label)
-
-    def decode_all(self) -> Sequence[Any]:
-        """Return all images decoded if they fit in memory, one tensor if all are square; else this."""
-        if not len(self):
-            raise DataError("the data set has no rows.")
-        first = self[0]
-        if first.nbytes * len(self) > MAX_BYTES_IN_MEMORY:
-            return self
-        hidden = int(os.environ.get("LOCAL_RANK", 0)) != 0
-        progress = tqdm(range(len(self)), desc="decoding images", unit="image", disable=hidden)
-        images = [self[index] for index in progress]
-        if all(image.shape[:2] == (self.resolution, self.resolution) for image in images):
-            return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # type: ignore[return-value]
-        return images
-
-
-class ImageStream:
-    """Batches from a data set that is read as a stream; each epoch in another order of a shuffle buffer."""
-
-    def __init__(self, decoder: _Decoder, augmentation: Augmentation, config: TrainingConfig, to_label: Any):
-        self.decoder, self.augmentation, self.config, self.to_label = decoder, augmentation, config, to_label
-        first = next(iter(decoder.rows), None)
-        if first is None:
-            raise DataError("the stream has no rows.")
-        decoder.decode(first, 0)
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        shuffled = self.decoder.rows.shuffle(
-            seed=stream_seed(self.config.seed, "order") % 2**32, buffer_size=self.config.shuffle_buffer_size
-        )
-        for epoch in itertools.count():
-            shuffled.set_epoch(epoch)
-            yield from shuffled
-
-    def batches(
-        self, batch_size: int, rank: int, world_size: int, start: int
-    ) -> Iterator[dict[str, torch.Tensor]]:
-        """Return the endless batches of one process; rows that are not its own are read but not decoded."""
-        rows = enumerate(self._rows())
-        for positions in _Positions(batch_size, rank, world_size, start):
-            own = itertools.islice((row for row in rows if row[0] >= positions[0]), batch_size)
-            batch = [row for _, row in own]
-            images = [
-                self.augmentation.crop(self.decoder.decode(row, position), position)
-                for position, row in zip(positions, batch, strict=True)
-            ]
-            result = {"samples": self.augmentation.flip(to_network_units(torch.stack(images)), positions)}
-            if self.to_label is not None:
-                result["labels"] = torch.tensor(
-                    [self.to_label(row[self.config.label_column]) for row in batch]
-                )
-            yield result

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from config import BUILT_IN_DATASETS, ConfigError, TrainingConfig
+from config import BUILT_IN_DATASETS, TrainingConfig
 from data import load_digits, load_training_data
 from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.metrics import frechet_distance, sliced_wasserstein
 from ddpm_from_scratch.models import sample_shape
+from errors import ConfigError
 from seeds import stream_seed
 
 # What each figure is, in words, for the card: the key in results.json -> name.

@@ -1,0 +1,32 @@
+"""A moving average of a network's weights, in float32 whatever the network trains in."""
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """avg <- d avg + (1 - d) weights after each update n, with d = min(1 - (1 + n / g)^-p, largest).
+
+    The decay grows with n, so that the average forgets the first weights over a horizon of the run's own
+    length (the warm-up of diffusers' EMAModel). float32, because 1 - 0.9999 is less than half a unit in the
+    last place of a bfloat16 weight: such an average would never move.
+
+    Args:
+        model: the network; if its parameters are sharded over processes, so is the average.
+        inv_gamma: g.
+        power: p.
+        max_decay: the largest d.
+    """
+
+    def __init__(self, model: nn.Module, inv_gamma: float, power: float, max_decay: float):
+        self.inv_gamma, self.power, self.max_decay = inv_gamma, power, max_decay
+        self.updates = 0
+        self.tensors = {name: value.detach().float().clone() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after one more update."""
+        decay = min(1 - (1 + self.updates / self.inv_gamma) ** -self.power, self.max_decay)
+        weights = [value.detach().float() for value in model.parameters()]
+        torch._foreach_lerp_(list(self.tensors.values()), weights, 1 - decay)
+        self.updates += 1

@@ -1,0 +1,31 @@
+"""How a run can end other than well: each error is one line for the user, and has its exit status."""
+
+
+class RunError(Exception):
+    """An end of the run that is not a defect of the program; the message is one line."""
+
+    status = 1
+
+
+class ConfigError(RunError, ValueError):
+    """A setting or data that cannot be used; the message names it and what is allowed."""
+
+    status = 2
+
+
+class NonFiniteError(RunError):
+    """Training that has diverged; the message says what to change."""
+
+    status = 3
+
+
+class StorageError(RunError):
+    """A disk that is full or failing; the message has the path and the bytes needed and free."""
+
+    status = 4
+
+
+class Stopped(RunError):
+    """The run was asked to stop, and all its processes agreed. The status is EX_TEMPFAIL: try again."""
+
+    status = 75

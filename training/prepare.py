@@ -1,0 +1,152 @@
+"""What a run starts from: the output folder, the data, a network that fits them, the devices."""
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs
+
+import checkpoint
+from config import TrainingConfig
+from data import TrainingData, load_training_data
+from ddpm_from_scratch.models import MODEL_CONFIGS, load_model_config, model_config
+from errors import ConfigError
+from storage import delete_folder, delete_leftovers
+
+# A process that waits longer than this for another one takes it for dead.
+PROCESS_TIMEOUT = timedelta(minutes=10)
+
+
+def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], TrainingData]:
+    """Return the network's configuration and the data, made to agree on size, channels and classes.
+
+    Raises:
+        ConfigError: they cannot agree.
+    """
+    chosen, named = config.model_config_name_or_path, config.model_config_name_or_path in MODEL_CONFIGS
+    given: dict[str, Any] = {}
+    if chosen is not None:
+        try:
+            given = load_model_config(chosen, cache_dir=config.cache_dir)
+        except ValueError as error:
+            raise ConfigError(f"--model_config_name_or_path: {error}") from error
+    size = given.get("sample_size")
+    resolution = config.resolution or (size if isinstance(size, int) else None)
+    channels = config.channels or (None if named else given.get("in_channels"))
+    data = load_training_data(config, resolution, channels)
+    if len(data.sample_shape) == 1:
+        network = given or model_config("points")
+        if network.get("_class_name") != "PointDenoiser":
+            raise ConfigError(
+                f"--model_config_name_or_path is {chosen!r}, an image network, but the data are points."
+            )
+        return network | {"sample_shape": data.sample_shape}, data
+    channels, side = data.sample_shape[0], data.sample_shape[1]
+    if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise ConfigError(f"--model_config_name_or_path is {chosen!r}, but images need a UNet2DModel.")
+    if chosen is None or named:
+        name = chosen or ("digits" if side <= 8 else "small-32" if side <= 32 else "ddpm-256")
+        given = model_config(name, channels=channels)
+    elif (given.get("in_channels", 3), given.get("out_channels", 3)) != (channels, channels):
+        raise ConfigError(
+            f"--model_config_name_or_path {chosen!r} has {given.get('in_channels', 3)} input and "
+            f"{given.get('out_channels', 3)} output channels, but the data have {channels}."
+        )
+    factor = 2 ** (len(given.get("block_out_channels", (0,) * 4)) - 1)
+    if side % factor:
+        raise ConfigError(
+            f"--resolution is {side}, but this network halves it to the end: use a multiple of {factor}."
+        )
+    if given.get("num_class_embeds") not in (None, data.num_classes):
+        raise ConfigError(
+            f"--model_config_name_or_path {chosen!r} has {given['num_class_embeds']} classes, but the data "
+            "have "
+            f"{data.num_classes or 'none'}; give the labels with --label_column."
+        )
+    if config.push_to_hub and channels not in (1, 3):
+        raise ConfigError(
+            f"--push_to_hub needs images of 1 or 3 channels, which stock diffusers can run, got {channels}."
+        )
+    given = given | {"sample_size": side}
+    if data.num_classes is not None:
+        given["num_class_embeds"] = data.num_classes
+    return given, data
+
+
+def prepare_output_dir(config: TrainingConfig) -> Path:
+    """Create the output folder; refuse one that holds an earlier run unless it is resumed or overwritten.
+
+    Raises:
+        ConfigError: a folder that cannot be made, an earlier run, or no checkpoint to resume from.
+    """
+    folder = Path(config.output_dir)
+    if int(os.environ.get("RANK", 0)) != 0:
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output_dir is {config.output_dir!r}, which cannot be made: {error.strerror}."
+        ) from error
+    wanted, existing = config.resume_from_checkpoint, checkpoint.list_checkpoints(folder)
+    if wanted and (existing or wanted != "latest"):
+        checkpoint.candidate_checkpoints(folder, wanted)
+    elif not config.overwrite_output_dir and (existing or (folder / "model_index.json").exists()):
+        raise ConfigError(
+            f"--output_dir {config.output_dir!r} holds an earlier run; resume it with "
+            "--resume_from_checkpoint latest, start anew with --overwrite_output_dir, or choose "
+            "another folder."
+        )
+    delete_leftovers(folder)
+    return folder
+
+
+def clear_earlier_run(folder: Path, config: TrainingConfig) -> None:
+    """Delete what an earlier run left in the output folder, and nothing else."""
+    # The index first: without it the rest is no pipeline, so an interruption leaves none that is mixed.
+    for name in ("model_index.json", "results.json", "README.md", "samples.png", "loss.png"):
+        (folder / name).unlink(missing_ok=True)
+    for old in checkpoint.list_checkpoints(folder):
+        delete_folder(old)
+    for name in ("samples", "unet", "scheduler", config.logging_dir):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """Return Accelerate's view of devices, processes, precision and trackers.
+
+    Raises:
+        ConfigError: a tracker that is not installed, or a precision that the device lacks.
+    """
+    tracker = None if config.logger == "jsonl" else config.logger
+    if tracker is not None and tracker not in [str(known.value) for known in get_available_trackers()]:
+        raise ConfigError(
+            f"--logger is {tracker!r}, but that package is not installed: pip install {tracker}."
+        )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=tracker,
+            project_dir=str(Path(config.output_dir) / config.logging_dir),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"--mixed_precision {config.mixed_precision}, --logger {config.logger}: {error}"
+        ) from error
+    return accelerator
+
+
+def start_tracking(config: TrainingConfig, accelerator: Accelerator) -> None:
+    """Begin the log of a tracker, if one was chosen."""
+    if config.logger != "jsonl":
+        known = {
+            name: value
+            for name, value in vars(config).items()
+            if name != "hub_token" and isinstance(value, (int, float, str))
+        }
+        accelerator.init_trackers("ddpm-from-scratch", known)

@@ -1,0 +1,473 @@
+"""One run: the network, its optimizer and average, and the loop over updates.
+
+Everything random comes from streams named by the seed and the place (see seeds.py), so saving, sampling and
+evaluating are observers: they change nothing of the result.
+"""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import accelerate
+import diffusers
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.optimization import get_scheduler
+from tqdm.auto import tqdm
+
+import checkpoint
+from config import TrainingConfig
+from data import TrainingData
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, __version__
+from ddpm_from_scratch.models import build_model
+from ddpm_from_scratch.objectives import denoising_losses, stratified_timesteps, uniform_timesteps
+from ddpm_from_scratch.plots import point_cloud, sample_grid
+from ema import WeightAverage
+from errors import ConfigError, NonFiniteError, Stopped
+from log import MetricsLog
+from optimizers import make_optimizer
+from sample_order import Batch
+from seeds import stream_seed
+from stop import StopRequest
+from storage import commit_files, disk_errors_named, require_space, temporary_folder
+
+VERSIONS = {
+    "ddpm-from-scratch": __version__,
+    "diffusers": diffusers.__version__,
+    "torch": torch.__version__,
+    "accelerate": accelerate.__version__,
+}
+
+
+class Outcome(NamedTuple):
+    """What one update came to, the same in every process.
+
+    loss: mean of the batches of all processes.
+    applied: False if loss or gradient was not finite, and weights and average are as before.
+    stop: whether any process was asked to stop.
+    """
+
+    loss: float
+    applied: bool
+    stop: bool
+
+
+class Trainer:
+    """One run, from fresh weights or a checkpoint to the last update.
+
+    Args:
+        config: of the run.
+        network: configuration of the network.
+        data: to train on.
+        accelerator: devices, processes and precision.
+        stop: whether the run was asked to stop.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        network: dict[str, Any],
+        data: TrainingData,
+        accelerator: Accelerator,
+        stop: StopRequest | None = None,
+    ):
+        self.config, self.network_config, self.data, self.accelerator = config, network, data, accelerator
+        self.stop = stop or StopRequest()
+        self.output_dir = Path(config.output_dir)
+        self.scheduler = DDPMFromScratchScheduler(
+            num_train_timesteps=config.ddpm_num_steps,
+            beta_start=config.beta_start,
+            beta_end=config.beta_end,
+            beta_schedule=config.ddpm_beta_schedule,
+            prediction_type=config.prediction_type,
+            rescale_betas_zero_snr=config.rescale_betas_zero_snr,
+            clip_sample=config.clip_sample,
+        )
+        set_seed(stream_seed(config.seed, "model") % 2**32)
+        self.network: ModelMixin = build_model(network).to(accelerator.device)
+        self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        optimizer = make_optimizer(self.network, config)
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        self.ema = (
+            WeightAverage(self.network, config.ema_inv_gamma, config.ema_power, config.ema_max_decay)
+            if config.use_ema
+            else None
+        )
+        self.samples_per_update = (
+            config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
+        )
+        self.update = self.samples_seen = self.nonfinite_updates = self.nonfinite_in_row = 0
+        self.stream_state: dict[str, Any] | None = None
+        self.saved_update: int | None = None
+        self.train_seconds = 0.0
+        self.began = time.perf_counter()
+        self._plan_updates()
+
+    def _plan_updates(self) -> None:
+        """Set the number of updates, and with it the course of the learning rate."""
+        config = self.config
+        if config.max_train_steps is not None:
+            self.total_updates = config.max_train_steps
+        else:
+            assert self.data.num_samples is not None  # TrainingConfig asks a stream for max_train_steps
+            left = config.num_epochs * self.data.num_samples - self.samples_seen
+            self.total_updates = self.update + max(0, math.ceil(left / self.samples_per_update))
+        # Only the formula is used, as a function of the update: no state to save, or to get wrong.
+        schedule = get_scheduler(
+            config.lr_scheduler,
+            torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate),
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=self.total_updates,
+        )
+        self._rate_factor = schedule.lr_lambdas[0]
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """The learning rate of each parameter group for the next update."""
+        return [rate * self._rate_factor(self.update) for rate in self._base_rates]
+
+    def run(self) -> None:
+        """Train from the current update to the last.
+
+        Raises:
+            Stopped: a signal asked for it; a checkpoint of the last update was saved.
+            NonFiniteError: loss or gradient was not finite too often in a row.
+            StorageError: the disk is full or fails.
+            DataError: too many images cannot be read.
+        """
+        config, accelerator = self.config, self.accelerator
+        is_main = accelerator.is_main_process
+        batches = self.data.batches(
+            config.train_batch_size,
+            accelerator.process_index,
+            accelerator.num_processes,
+            config.dataloader_num_workers,
+            self.samples_seen,
+            self.stream_state,
+        )
+        log = MetricsLog(self.output_dir / config.logging_dir, self.update) if is_main else None
+        progress = tqdm(
+            total=self.total_updates, initial=self.update, desc="training", unit="update", disable=not is_main
+        )
+        self.began, first_update, losses = time.perf_counter(), self.update, []
+        while self.update < self.total_updates:
+            outcome = self.train_update(batches)
+            progress.update()
+            if outcome.applied:
+                losses.append(outcome.loss)
+            if self._is_due("log") and losses:
+                row = {"loss": sum(losses) / len(losses), "lr": self.learning_rates[0]}
+                losses = []
+                progress.set_postfix({"loss": f"{row['loss']:.4f}", "lr": f"{row['lr']:.1e}"})
+                accelerator.log(row, step=self.update)
+                if log is not None:
+                    seconds = time.perf_counter() - self.began
+                    rate = (self.update - first_update) * self.samples_per_update / seconds
+                    log.write({"step": self.update, **row, "samples_per_second": round(rate, 1)})
+            self._check_nonfinite(outcome)
+            if self._is_due("checkpoint") or outcome.stop:
+                self.save_checkpoint()
+            if outcome.stop:
+                raise Stopped
+            if self._is_due("samples"):
+                self.save_samples(self.output_dir / "samples" / f"step-{self.update:07d}.png")
+            if self._is_due("export"):
+                self.export()
+        progress.close()
+        self.train_seconds += time.perf_counter() - self.began
+        self.began = time.perf_counter()
+
+    def _is_due(self, what: str) -> bool:
+        """Return whether an observer looks at the run after this update."""
+        config, is_last = self.config, self.update == self.total_updates
+        if what == "log":
+            return is_last or self.update % config.logging_steps == 0
+        if what == "checkpoint":
+            return is_last or self.update % config.checkpointing_steps == 0
+        every = {"samples": config.save_images_epochs, "export": config.save_model_epochs}[what]
+        if is_last:
+            return False  # what is left at the end comes from the report
+        if self.data.num_samples is None:  # of a stream, a checkpoint interval counts as an epoch
+            return self.update % config.checkpointing_steps == 0
+        period = every * self.data.num_samples
+        return self.samples_seen // period > (self.samples_seen - self.samples_per_update) // period
+
+    def train_update(self, batches: Iterator[Batch]) -> Outcome:
+        """Do one optimizer update; skip it in all processes if its loss or gradient is not finite."""
+        config, accelerator = self.config, self.accelerator
+        self.model.train()
+        total = torch.zeros((), device=accelerator.device)
+        for micro in range(config.gradient_accumulation_steps):
+            batch = next(batches)
+            self.stream_state = batch.get("stream_state")
+            samples = batch["samples"].to(accelerator.device, non_blocking=True)
+            labels = batch["labels"].to(accelerator.device, non_blocking=True) if "labels" in batch else None
+            is_last = micro == config.gradient_accumulation_steps - 1
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
+                noise, timesteps = self._draw(samples, micro)
+                loss = denoising_losses(
+                    self.model, self.scheduler, samples, noise, timesteps, class_labels=labels,
+                    loss_weighting=config.loss_weighting, snr_gamma=config.snr_gamma,
+                ).mean() / config.gradient_accumulation_steps  # fmt: skip
+                accelerator.backward(loss)
+            total += loss.detach()
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        is_bad = ~torch.isfinite(total + norm.to(total.device))
+        asked = torch.tensor(float(self.stop.signal is not None), device=total.device)
+        # One small collective call, in which the processes agree on what this update was.
+        status = torch.stack([total / accelerator.num_processes, is_bad.float(), asked])
+        loss_sum, bad, stop = accelerator.reduce(status, "sum").tolist()
+        for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
+            group["lr"] = rate
+        if not bad or accelerator.scaler is not None:  # a scaler sees the same, skips, and lowers its scale
+            self.optimizer.step()
+        applied = not bad and not accelerator.optimizer_step_was_skipped
+        if applied and self.ema is not None:
+            self.ema.update(self.network)
+        self.optimizer.zero_grad()
+        self.update += 1
+        self.samples_seen += self.samples_per_update
+        return Outcome(loss_sum, applied, bool(stop))
+
+    def _draw(self, samples: torch.Tensor, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return noise and timesteps of a batch, from the stream of this update, batch and process."""
+        config, accelerator = self.config, self.accelerator
+        where = (self.update, micro, accelerator.process_index)
+        torch.manual_seed(stream_seed(config.seed, "dropout", *where))
+        generator = torch.Generator(samples.device).manual_seed(stream_seed(config.seed, "noise", *where))
+        noise = torch.randn(samples.shape, generator=generator, device=samples.device)
+        # On the CPU, because not every device has the float64 of the strata.
+        generator = torch.Generator().manual_seed(stream_seed(config.seed, "timesteps", *where))
+        size, num_steps = len(samples), config.ddpm_num_steps
+        if config.timestep_sampling == "uniform":
+            timesteps = uniform_timesteps(size, num_steps, generator)
+        else:
+            part = accelerator.process_index * config.gradient_accumulation_steps + micro
+            timesteps = stratified_timesteps(
+                size, num_steps, generator, first_stratum=part * size, num_strata=self.samples_per_update
+            )
+        return noise, timesteps.to(samples.device)
+
+    def _check_nonfinite(self, outcome: Outcome) -> None:
+        """Count skipped updates; raise NonFiniteError after too many in a row."""
+        scaler = self.accelerator.scaler
+        # Half precision starts with a loss scale that is too large, and finds the right one by skipping.
+        is_search = scaler is not None and math.isfinite(outcome.loss) and scaler.get_scale() >= 1
+        if outcome.applied or is_search:
+            self.nonfinite_in_row = 0
+            return
+        self.nonfinite_updates += 1
+        self.nonfinite_in_row += 1
+        text = f"loss {outcome.loss}" if not math.isfinite(outcome.loss) else "the gradient is not finite"
+        if self.accelerator.is_main_process:
+            print(f"train.py: warning: update {self.update} skipped: {text}", file=sys.stderr)
+        if self.nonfinite_in_row >= self.config.max_nonfinite_steps:
+            raise NonFiniteError(
+                f"{text} in {self.nonfinite_in_row} updates in a row, up to update {self.update}; nothing of "
+                "them was kept. Lower --learning_rate, lengthen --lr_warmup_steps or use --mixed_precision "
+                "bf16, and resume from a checkpoint."
+            )
+
+    def _require_finite(self, what: str) -> None:
+        """Raise NonFiniteError rather than keep weights that are not finite."""
+        named = dict(self.network.named_parameters()) | (self.ema.tensors if self.ema is not None else {})
+        bad = [name for name, value in named.items() if not bool(torch.isfinite(value).all())]
+        if bad:
+            raise NonFiniteError(
+                f"{what} was not written, because weights are not finite after update {self.update} "
+                f"({bad[0]} and {len(bad) - 1} more); lower --learning_rate and resume from a checkpoint."
+            )
+
+    # ---- what observes the run
+
+    def averaged_network(self) -> ModelMixin:
+        """Return a network of its own with the averaged weights, or the raw ones without EMA, in float32."""
+        averages = {} if self.ema is None else self.ema.tensors
+        return self._plain_network(self.network.state_dict() | averages)
+
+    def _plain_network(self, weights: dict[str, torch.Tensor]) -> ModelMixin:
+        with torch.random.fork_rng(devices=[]):
+            network = build_model(self.network_config)
+        network.load_state_dict(weights)
+        return network.to(self.accelerator.device).eval()
+
+    def pipeline(self) -> DDPMFromScratchPipeline:
+        """Return a pipeline of its own with the averaged weights."""
+        scheduler = DDPMFromScratchScheduler.from_config(self.scheduler.config)
+        return DDPMFromScratchPipeline(self.averaged_network(), scheduler)
+
+    def save_samples(self, path: Path) -> None:
+        """Save a picture of samples, always of the same noise."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pipeline, config = self.pipeline(), self.config
+        pipeline.set_progress_bar_config(desc="sampling", leave=False)
+        is_points = len(self.data.sample_shape) == 1
+        count = max(config.eval_batch_size, 1000) if is_points else config.eval_batch_size
+        options: dict[str, Any] = {}
+        if self.data.num_classes is not None:
+            options["class_labels"] = torch.arange(count) % self.data.num_classes
+        generator = torch.Generator().manual_seed(stream_seed(config.seed, "samples"))
+        samples = pipeline(
+            count, generator, config.ddpm_num_inference_steps, output_type="np", **options
+        ).images
+        if is_points:
+            reference = None if self.data.held_out is None else self.data.held_out.numpy()
+            point_cloud(samples, path, reference)
+            return
+        scale = max(1, 48 // samples.shape[1])
+        drawable = samples if samples.shape[-1] in (1, 3) else samples[..., :1]
+        sample_grid(drawable, pixel_size=scale).save(path)
+
+    def save_checkpoint(self) -> None:
+        """Write the state of the run after this update, from the main process; all wait for it."""
+        if self.saved_update == self.update:
+            return
+        self._require_finite("the checkpoint")
+        accelerator = self.accelerator
+        optimizer_tensors, optimizer_numbers = checkpoint.pack_optimizer(self.optimizer, self.network)
+        tensors = {"model": self.network.state_dict(), "optimizer": optimizer_tensors}
+        if self.ema is not None:
+            tensors["ema"] = self.ema.tensors
+        scaler = accelerator.scaler
+        state = {
+            "samples_seen": self.samples_seen,
+            "stream_state": self.stream_state,
+            "optimizer": optimizer_numbers,
+            "ema_updates": self.ema.updates if self.ema is not None else 0,
+            "nonfinite_updates": self.nonfinite_updates,
+            "nonfinite_in_row": self.nonfinite_in_row,
+            "bad_images": self.data.bad_images.problems,
+            "train_seconds": self.train_seconds + time.perf_counter() - self.began,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        if accelerator.is_main_process:
+            checkpoint.save_checkpoint(
+                self.output_dir,
+                self.update,
+                tensors,
+                state,
+                self._about(),
+                self.config.checkpoints_total_limit,
+            )
+        self.saved_update = self.update
+        accelerator.wait_for_everyone()
+
+    def _about(self) -> dict[str, Any]:
+        """Return what the manifest of a checkpoint says of the run."""
+        return {
+            "recipe": self.config.recipe(),
+            "num_samples": self.data.num_samples,
+            "num_processes": self.accelerator.num_processes,
+            "versions": VERSIONS,
+        }
+
+    def export(self) -> None:
+        """Save the pipeline; with EMA, the raw weights beside the averaged ones as variant 'non_ema'.
+
+        Every file is replaced whole, so the folder holds a loadable pipeline at any moment after the first.
+        """
+        self._require_finite("the pipeline")
+        pipeline = self.pipeline()
+        raw = self._plain_network(self.network.state_dict()) if self.ema is not None else None
+        if self.accelerator.is_main_process:
+            needed = 4 * self.num_parameters * (1 if raw is None else 2)
+            require_space(self.output_dir, needed, "the pipeline")
+            with disk_errors_named(self.output_dir, needed):
+                temporary = temporary_folder(self.output_dir / "export")
+                # One file of weights: parts of two exports can never be mixed.
+                pipeline.save_pretrained(temporary, max_shard_size="10TB")
+                if raw is not None:
+                    raw.save_pretrained(temporary / "unet", variant="non_ema", max_shard_size="10TB")
+                commit_files(temporary, self.output_dir, last="model_index.json")
+        self.accelerator.wait_for_everyone()
+
+    def require_space(self) -> None:
+        """Raise StorageError unless two checkpoints and the pipeline fit on the disk."""
+        copies = {"adamw": 2, "muon": 1}[self.config.optimizer] + 1 + self.config.use_ema
+        pipeline = 1 + self.config.use_ema
+        require_space(self.output_dir, 4 * self.num_parameters * (2 * copies + pipeline), "this run")
+
+    def resume(self, wanted: str) -> None:
+        """Continue from a checkpoint of the same recipe; "latest" starts anew where there is none yet.
+
+        Raises:
+            ConfigError: a missing or damaged checkpoint, or one of another recipe.
+        """
+        found: list[Any] = [None]
+        failure: list[str | None] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                found = [checkpoint.find_checkpoint(self.output_dir, wanted)]
+            except ConfigError as error:
+                failure = [str(error)]
+        broadcast_object_list(failure)
+        if failure[0] is not None:
+            raise ConfigError(failure[0])
+        broadcast_object_list(found)
+        if found[0] is None:
+            if self.accelerator.is_main_process:
+                print(
+                    f"train.py: {str(self.output_dir)!r} holds no checkpoint yet; starting anew",
+                    file=sys.stderr,
+                )
+            return
+        folder, manifest = found[0]
+        self._require_same_recipe(folder, manifest)
+        tensors, state = checkpoint.load_checkpoint(folder, manifest)
+        try:
+            self.network.load_state_dict(tensors["model"])
+            if self.ema is not None:
+                for name, value in self.ema.tensors.items():
+                    value.copy_(tensors["ema"][name])
+            checkpoint.unpack_optimizer(
+                self.optimizer, self.network, tensors["optimizer"], state["optimizer"]
+            )
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} does not fit this configuration: {reason}"
+            ) from error
+        if self.ema is not None:
+            self.ema.updates = state["ema_updates"]
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.update = self.saved_update = manifest["step"]
+        self.samples_seen, self.stream_state = state["samples_seen"], state["stream_state"]
+        self.nonfinite_updates = state["nonfinite_updates"]
+        self.nonfinite_in_row = state["nonfinite_in_row"]
+        self.train_seconds = state["train_seconds"]
+        self.data.bad_images.add(state["bad_images"])
+        self._plan_updates()
+
+    def _require_same_recipe(self, folder: Path, manifest: dict[str, Any]) -> None:
+        about = self._about()
+        changes = self.config.changes_since(manifest["recipe"])
+        for name, reason in (
+            ("num_processes", "the samples go on in the same order, their noise has other streams"),
+            ("num_samples", "the data set has changed"),
+        ):
+            if manifest[name] != about[name]:
+                changes.append((name, manifest[name], about[name], reason))
+        listed = "; ".join(
+            f"{name}: {old} -> {new}" + (f" ({why})" if why else "") for name, old, new, why in changes
+        )
+        forbidden = [name for name, *_ in changes if not self.config.may_change(name)]
+        if forbidden:
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} was written with another recipe ({listed}); "
+                f"{', '.join(forbidden)} cannot change within a run: resume with the same, or start anew."
+            )
+        if changes and not self.config.allow_recipe_change:
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} was written with another recipe ({listed}); resume with the "
+                "same one, or accept the change with --allow_recipe_change."
+            )
+        if changes and self.accelerator.is_main_process:
+            print(f"train.py: warning: resuming with another recipe: {listed}", file=sys.stderr)
