@@ -8,6 +8,7 @@ SHA-256 of every file and of itself, so damage is found when a checkpoint is rea
 import hashlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ def save_checkpoint(
             write_file(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
             commit_folder(temporary, target)
         except OSError:
-            if temporary is not None and temporary.exists():
-                delete_folder(temporary)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
             raise
     if keep is not None:
         # The new one always stays, also beside later ones of a run that was resumed from further back.

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from errors import ConfigError
 from seeds import stream_seed
@@ -78,6 +78,8 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
             # As datasets does: photos lie upright, whichever way the camera was held.
             value = ImageOps.exif_transpose(value)
         resized = np.asarray(_resize(value.convert(IMAGE_MODES[channels]), resolution))
+    except UnidentifiedImageError as error:  # its message is the address of a buffer
+        raise DataError(f"{label} cannot be read as an image: no known format.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error
     return resized[..., None] if resized.ndim == 2 else resized

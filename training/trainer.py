@@ -157,32 +157,39 @@ class Trainer:
             total=self.total_updates, initial=self.update, desc="training", unit="update", disable=not is_main
         )
         self.began, first_update, losses = time.perf_counter(), self.update, []
-        while self.update < self.total_updates:
-            outcome = self.train_update(batches)
-            progress.update()
-            if outcome.applied:
-                losses.append(outcome.loss)
-            if self._is_due("log") and losses:
-                row = {"loss": sum(losses) / len(losses), "lr": self.learning_rates[0]}
-                losses = []
-                progress.set_postfix({"loss": f"{row['loss']:.4f}", "lr": f"{row['lr']:.1e}"})
-                accelerator.log(row, step=self.update)
-                if log is not None:
-                    seconds = time.perf_counter() - self.began
-                    rate = (self.update - first_update) * self.samples_per_update / seconds
-                    log.write({"step": self.update, **row, "samples_per_second": round(rate, 1)})
-            self._check_nonfinite(outcome)
-            if self._is_due("checkpoint") or outcome.stop:
-                self.save_checkpoint()
-            if outcome.stop:
-                raise Stopped
-            if self._is_due("samples"):
-                self.save_samples(self.output_dir / "samples" / f"step-{self.update:07d}.png")
-            if self._is_due("export"):
-                self.export()
-        progress.close()
+        with progress:
+            while self.update < self.total_updates:
+                outcome = self.train_update(batches)
+                progress.update()
+                if outcome.applied:
+                    losses.append(outcome.loss)
+                if self._is_due("log") and losses:
+                    row = {"loss": sum(losses) / len(losses), "lr": self.learning_rates[0]}
+                    losses = []
+                    progress.set_postfix({"loss": f"{row['loss']:.4f}", "lr": f"{row['lr']:.1e}"})
+                    accelerator.log(row, step=self.update)
+                    if log is not None:
+                        seconds = time.perf_counter() - self.began
+                        rate = (self.update - first_update) * self.samples_per_update / seconds
+                        log.write({"step": self.update, **row, "samples_per_second": round(rate, 1)})
+                self._check_nonfinite(outcome)
+                self._observe(outcome.stop)
         self.train_seconds += time.perf_counter() - self.began
         self.began = time.perf_counter()
+
+    def _observe(self, stop: bool) -> None:
+        """Save, sample and export where it is due; raise Stopped, after saving, if the run is to stop."""
+        if stop or self._is_due("checkpoint"):
+            self.save_checkpoint()
+        if stop:
+            raise Stopped(
+                f"stopped after update {self.update} of {self.total_updates}, which is saved in "
+                f"checkpoint-{self.update}; go on with --resume_from_checkpoint latest."
+            )
+        if self._is_due("samples"):
+            self.save_samples(self.output_dir / "samples" / f"step-{self.update:07d}.png")
+        if self._is_due("export"):
+            self.export()
 
     def _is_due(self, what: str) -> bool:
         """Return whether an observer looks at the run after this update."""
