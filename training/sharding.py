@@ -1,0 +1,187 @@
+"""Weights that may be sharded: the same code for one process, for copies (DDP) and for shards (FSDP2).
+
+Under FSDP2 a parameter, its average and its optimizer state are DTensors, of which each process holds one
+slice. A checkpoint holds whole tensors by name, so it does not depend on how the run was spread. Functions
+marked "collective" must be called by all processes alike.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from config import ConfigError
+
+State = dict[str, torch.Tensor]
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Refuse a launch that Accelerate did not follow: it falls back to less without a word.
+
+    Raises:
+        ConfigError: processes that do not know of each other, or no sharding where it was asked for.
+    """
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started != accelerator.num_processes:
+        raise ConfigError(
+            f"{started} processes were started, but each sees {accelerator.num_processes}: no GPU was found. "
+            "Set ACCELERATE_USE_CPU=true to train on CPUs."
+        )
+    asked = {
+        "ACCELERATE_USE_FSDP": DistributedType.FSDP,
+        "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED,
+    }
+    for variable, kind in asked.items():
+        wanted = os.environ.get(variable, "false").lower() == "true"
+        if wanted and accelerator.distributed_type != kind and started > 1:
+            raise ConfigError(
+                f"distributed_type {kind.value} needs GPUs; here Accelerate would not shard at all."
+            )
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ConfigError("fsdp_version is 1, but must be 2: set it in the Accelerate configuration file.")
+
+
+def configure_sharding(accelerator: Accelerator, network: nn.Module) -> None:
+    """Say how FSDP2 splits a network, one unit a level of a U-Net; call it before `prepare`. Else no effect.
+
+    Of Accelerate's own policies the size-based one fails at the lists of a U-Net and the class-based one at a
+    class that the network lacks. Under bf16 Accelerate would also sum the gradients in bf16; here they are
+    summed in float32, as in DDP.
+    """
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return
+    plugin = accelerator.state.fsdp_plugin
+    levels = [*getattr(network, "down_blocks", ()), *getattr(network, "up_blocks", ())]
+    levels.append(getattr(network, "mid_block", None))
+    plugin.auto_wrap_policy = transformer_auto_wrap_policy  # the one that goes by class
+    plugin.transformer_cls_names_to_wrap = sorted(
+        {type(level).__name__ for level in levels if level is not None}
+    )
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+    if half is not None:
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+
+
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a whole tensor, detached: gathered from its shards (collective), or itself if it is no shard."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(full: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a whole tensor on the device and in the shards of `reference`.
+
+    Collective if that is sharded: the first process sends the others their slices.
+    """
+    if isinstance(reference, DTensor):
+        return distribute_tensor(full, reference.device_mesh, reference.placements)
+    return full.to(reference.device, copy=True)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the part of a tensor that this process holds, sharing its memory; for elementwise arithmetic."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def weights(network: nn.Module) -> State:
+    """Return the parameters and buffers by name, sharing their memory; for the network that was prepared.
+
+    After a forward pass without backward FSDP2 keeps whole copies in the place of some parameters. They are
+    dropped first: what is written to the shards would not reach them.
+    """
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    return network.state_dict()
+
+
+def gather(state: State, keep: bool) -> State:
+    """Return whole tensors on the CPU in the processes that `keep`, nothing in the others (collective).
+
+    One tensor at a time, so that no device ever holds the whole state.
+    """
+    gathered = {}
+    for name, tensor in state.items():
+        full = full_tensor(tensor)
+        if keep:
+            gathered[name] = full.to("cpu", copy=True).contiguous()
+    return gathered
+
+
+@torch.no_grad()
+def load(state: State, full: State) -> None:
+    """Overwrite live tensors, such as `weights`, with whole ones of the same names.
+
+    Raises:
+        ValueError: other names or shapes.
+    """
+    if state.keys() != full.keys():
+        differing = sorted(state.keys() ^ full.keys())
+        raise ValueError(f"{len(differing)} names differ, such as {differing[0]!r}.")
+    for name, tensor in state.items():
+        if tensor.shape != full[name].shape:
+            raise ValueError(f"{name!r} has shape {tuple(full[name].shape)}, not {tuple(tensor.shape)}.")
+    for name, tensor in state.items():
+        tensor.copy_(like(full[name], tensor))
+
+
+@contextlib.contextmanager
+def swapped_in(network: nn.Module, other: State) -> Iterator[None]:
+    """Run with other weights, such as the average, in the network; the old ones come back bit for bit.
+
+    Under FSDP2 each forward pass inside is collective: all processes must call the network equally often.
+    """
+    live = weights(network)
+    old = {name: local(live[name]).clone() for name in other}
+    _copy(other, live)
+    try:
+        yield
+    finally:
+        _copy(old, weights(network))
+
+
+@torch.no_grad()
+def _copy(source: State, target: State) -> None:
+    for name, tensor in source.items():
+        local(target[name]).copy_(local(tensor))
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> tuple[State, dict[str, Any]]:
+    """Return the state of an optimizer as live tensors named <parameter>.<entry>, and the rest as JSON."""
+    names, packed = _parameter_names(optimizer, network), optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, entries in packed["state"].items():
+        for entry, value in entries.items():
+            (tensors if isinstance(value, torch.Tensor) else numbers)[f"{names[index]}.{entry}"] = value
+    return tensors, {"param_groups": packed["param_groups"], "numbers": numbers}
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, network: nn.Module, full: State, rest: dict[str, Any]
+) -> None:
+    """Put back what `optimizer_state` returned, its tensors gathered (collective)."""
+    names, live = _parameter_names(optimizer, network), weights(network)
+    indices = {name: index for index, name in enumerate(names)}
+    entries: dict[int, dict[str, Any]] = {}
+    for key, value in {**full, **rest["numbers"]}.items():
+        name, entry = key.rsplit(".", 1)
+        if isinstance(value, torch.Tensor):
+            # A moment has the shape of its parameter and its shards; a step count is the same everywhere.
+            value = like(value, live[name]) if value.shape == live[name].shape else value.clone()
+        entries.setdefault(indices[name], {})[entry] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": rest["param_groups"]})
+
+
+def _parameter_names(optimizer: torch.optim.Optimizer, network: nn.Module) -> list[str]:
+    """Return the names of an optimizer's parameters, in its order."""
+    weights(network)  # afterwards the network's parameters are the optimizer's own
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
