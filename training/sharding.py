@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -94,12 +94,9 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def weights(network: nn.Module) -> State:
     """Return the parameters and buffers by name, sharing their memory; for the network that was prepared.
 
-    After a forward pass without backward FSDP2 keeps whole copies in the place of some parameters. They are
-    dropped first: what is written to the shards would not reach them.
+    After a forward pass without backward FSDP2 keeps whole copies in the place of some parameters, and what
+    is written to a copy is lost. `state_dict` drops the copies; `named_parameters` would return them.
     """
-    for module in network.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
     return network.state_dict()
 
 
