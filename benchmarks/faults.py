@@ -210,3 +210,49 @@ class NonFinite:
             return update(trainer, batches)
 
         module.denoising_losses, module.Trainer.train_update = denoising_losses, train_update
+
+
+@dataclass
+class ShardOnCpu:
+    """Run under FSDP2 on CPUs.
+
+    Accelerate shards on GPUs only and would silently take DDP here, so it is told that these processes are
+    GPU processes, after it has chosen the CPU and gloo.
+
+    Args:
+        report: JSON file that gets the number of processes, of parameters, and of sharded ones.
+    """
+
+    report: str
+
+    def __call__(self) -> None:
+        """Install."""
+        from accelerate.state import PartialState
+        from accelerate.utils import DistributedType
+        from torch.distributed.tensor import DTensor
+
+        from trainer import Trainer
+
+        os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+        os.environ.pop("ACCELERATE_USE_CPU", None)
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        original = Trainer.run
+
+        def run(trainer: Any) -> None:
+            if trainer.accelerator.is_main_process:
+                parameters = list(trainer.network.parameters())
+                seen = {
+                    "num_processes": trainer.accelerator.num_processes,
+                    "parameters": len(parameters),
+                    "sharded": sum(isinstance(parameter, DTensor) for parameter in parameters),
+                    "held": sum(
+                        p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters
+                    ),
+                    "whole": sum(parameter.numel() for parameter in parameters),
+                }
+                with open(self.report, "w") as file:
+                    json.dump(seen, file)
+            original(trainer)
+
+        Trainer.run = run

@@ -13,7 +13,6 @@ KINDS = {
     "one_gpu": DistributedType.NO,
     "ddp_8_gpus": DistributedType.MULTI_GPU,
     "fsdp_8_gpus": DistributedType.FSDP,
-    "deepspeed_zero2_8_gpus": DistributedType.DEEPSPEED,
     "two_nodes": DistributedType.MULTI_GPU,
 }
 

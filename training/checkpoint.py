@@ -15,7 +15,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
 
 from errors import ConfigError
 from storage import (
@@ -49,7 +48,7 @@ def save_checkpoint(
     Args:
         output_dir: where checkpoints live.
         step: optimizer updates done.
-        tensors: file name without ending -> name -> tensor.
+        tensors: file name without ending -> name -> whole tensor on the CPU.
         state: everything else, JSON.
         about: what the manifest says of the run: recipe, number of processes, versions.
         keep: checkpoints to keep; all if None.
@@ -66,10 +65,8 @@ def save_checkpoint(
             temporary = temporary_folder(target)
             files = {}
             for name, named in tensors.items():
-                contiguous = {key: value.detach().cpu().contiguous() for key, value in named.items()}
-                files[f"{name}.safetensors"] = _write(
-                    temporary / f"{name}.safetensors", safetensors.torch.save(contiguous)
-                )
+                file = f"{name}.safetensors"
+                files[file] = _write(temporary / file, safetensors.torch.save(named))
             files["state.json"] = _write(temporary / "state.json", json.dumps(state).encode())
             manifest = {"format": _FORMAT, "step": step, **about, "files": files}
             manifest["sha256"] = _digest_of(manifest)
@@ -193,40 +190,3 @@ def find_checkpoint(output_dir: Path, wanted: str) -> tuple[Path, dict[str, Any]
             "--overwrite_output_dir."
         )
     return None
-
-
-def pack_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the state of an optimizer as tensors and numbers named '<entry>/<parameter>'."""
-    tensors, numbers = {}, {}
-    for parameter_name, parameter in model.named_parameters():
-        for entry, value in optimizer.state.get(parameter, {}).items():
-            kind = tensors if isinstance(value, torch.Tensor) else numbers
-            kind[f"{entry}/{parameter_name}"] = value
-    return tensors, numbers
-
-
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer,
-    model: nn.Module,
-    tensors: dict[str, torch.Tensor],
-    numbers: dict[str, Any],
-) -> None:
-    """Put back what `pack_optimizer` returned; the settings of the optimizer stay as they are.
-
-    Raises:
-        KeyError: a parameter that the model does not have.
-    """
-    packed = optimizer.state_dict()
-    index_of = {
-        parameter: index
-        for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True)
-        for parameter, index in zip(group["params"], saved["params"], strict=True)
-    }
-    parameters = dict(model.named_parameters())
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **numbers}.items():
-        entry, parameter_name = key.split("/", 1)
-        state.setdefault(index_of[parameters[parameter_name]], {})[entry] = value
-    optimizer.load_state_dict({"state": state, "param_groups": packed["param_groups"]})

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from sharding import local, weights
+
 
 class WeightAverage:
     """avg <- d avg + (1 - d) weights after each update n, with d = min(1 - (1 + n / g)^-p, largest).
@@ -21,12 +23,12 @@ class WeightAverage:
     def __init__(self, model: nn.Module, inv_gamma: float, power: float, max_decay: float):
         self.inv_gamma, self.power, self.max_decay = inv_gamma, power, max_decay
         self.updates = 0
-        self.tensors = {name: value.detach().float().clone() for name, value in model.named_parameters()}
+        self.tensors = {name: value.float().clone() for name, value in weights(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights after one more update."""
         decay = min(1 - (1 + self.updates / self.inv_gamma) ** -self.power, self.max_decay)
-        weights = [value.detach().float() for value in model.parameters()]
-        torch._foreach_lerp_(list(self.tensors.values()), weights, 1 - decay)
+        current = [local(value).float() for value in weights(model).values()]
+        torch._foreach_lerp_([local(value) for value in self.tensors.values()], current, 1 - decay)
         self.updates += 1

@@ -8,13 +8,14 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 import checkpoint
 from config import TrainingConfig
 from data import TrainingData, load_training_data
 from ddpm_from_scratch.models import MODEL_CONFIGS, load_model_config, model_config
 from errors import ConfigError
+from sharding import check_launch
 from storage import delete_folder, delete_leftovers
 
 # A process that waits longer than this for another one takes it for dead.
@@ -138,6 +139,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         raise ConfigError(
             f"--mixed_precision {config.mixed_precision}, --logger {config.logger}: {error}"
         ) from error
+    check_launch(accelerator)
+    if config.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
+        raise ConfigError(
+            "--optimizer is 'muon', which needs whole matrices, but FSDP shards them: use adamw."
+        )
     return accelerator
 
 

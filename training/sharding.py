@@ -5,9 +5,7 @@ slice. A checkpoint holds whole tensors by name, so it does not depend on how th
 marked "collective" must be called by all processes alike.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from config import ConfigError
+from errors import ConfigError
 
 State = dict[str, torch.Tensor]
 
@@ -45,6 +43,12 @@ def check_launch(accelerator: Accelerator) -> None:
             raise ConfigError(
                 f"distributed_type {kind.value} needs GPUs; here Accelerate would not shard at all."
             )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ConfigError(
+            "distributed_type DEEPSPEED is not supported: its engine updates the weights inside backward, "
+            "where an update that is not finite cannot be skipped. FSDP with fsdp_version 2 and "
+            "fsdp_reshard_after_forward false shards the same as ZeRO stage 2."
+        )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ConfigError("fsdp_version is 1, but must be 2: set it in the Accelerate configuration file.")
 
@@ -130,51 +134,33 @@ def load(state: State, full: State) -> None:
         tensor.copy_(like(full[name], tensor))
 
 
-@contextlib.contextmanager
-def swapped_in(network: nn.Module, other: State) -> Iterator[None]:
-    """Run with other weights, such as the average, in the network; the old ones come back bit for bit.
-
-    Under FSDP2 each forward pass inside is collective: all processes must call the network equally often.
-    """
-    live = weights(network)
-    old = {name: local(live[name]).clone() for name in other}
-    _copy(other, live)
-    try:
-        yield
-    finally:
-        _copy(old, weights(network))
-
-
-@torch.no_grad()
-def _copy(source: State, target: State) -> None:
-    for name, tensor in source.items():
-        local(target[name]).copy_(local(tensor))
-
-
 def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> tuple[State, dict[str, Any]]:
-    """Return the state of an optimizer as live tensors named <parameter>.<entry>, and the rest as JSON."""
+    """Return the state of an optimizer as live tensors named <parameter>.<entry>, and its numbers likewise.
+
+    Its settings are not part of it: they come from the configuration of a run.
+    """
     names, packed = _parameter_names(optimizer, network), optimizer.state_dict()
     tensors, numbers = {}, {}
     for index, entries in packed["state"].items():
         for entry, value in entries.items():
             (tensors if isinstance(value, torch.Tensor) else numbers)[f"{names[index]}.{entry}"] = value
-    return tensors, {"param_groups": packed["param_groups"], "numbers": numbers}
+    return tensors, numbers
 
 
 def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, network: nn.Module, full: State, rest: dict[str, Any]
+    optimizer: torch.optim.Optimizer, network: nn.Module, full: State, numbers: dict[str, Any]
 ) -> None:
     """Put back what `optimizer_state` returned, its tensors gathered (collective)."""
     names, live = _parameter_names(optimizer, network), weights(network)
     indices = {name: index for index, name in enumerate(names)}
     entries: dict[int, dict[str, Any]] = {}
-    for key, value in {**full, **rest["numbers"]}.items():
+    for key, value in {**full, **numbers}.items():
         name, entry = key.rsplit(".", 1)
         if isinstance(value, torch.Tensor):
             # A moment has the shape of its parameter and its shards; a step count is the same everywhere.
             value = like(value, live[name]) if value.shape == live[name].shape else value.clone()
         entries.setdefault(indices[name], {})[entry] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": rest["param_groups"]})
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _parameter_names(optimizer: torch.optim.Optimizer, network: nn.Module) -> list[str]:

@@ -48,8 +48,9 @@ def train(config: TrainingConfig) -> None:
     if is_main:
         trainer.require_space()
         print(
-            f"{type(trainer.network).__name__} with {trainer.num_parameters:,} parameters on {data.name}, "
-            f"samples {data.sample_shape}; {trainer.total_updates} updates of {trainer.samples_per_update} "
+            f"{network.get('_class_name', 'UNet2DModel')} with {trainer.num_parameters:,} parameters on "
+            f"{data.name}, samples {data.sample_shape}; {trainer.total_updates} updates of "
+            f"{trainer.samples_per_update} "
             f"samples on {accelerator.num_processes} process(es), {accelerator.device}, precision "
             f"{accelerator.mixed_precision}"
             + (f"; from update {trainer.update} on" if trainer.update else "")

@@ -22,6 +22,7 @@ from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
 import checkpoint
+import sharding
 from config import TrainingConfig
 from data import TrainingData
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, __version__
@@ -91,6 +92,7 @@ class Trainer:
         )
         set_seed(stream_seed(config.seed, "model") % 2**32)
         self.network: ModelMixin = build_model(network).to(accelerator.device)
+        sharding.configure_sharding(accelerator, self.network)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         optimizer = make_optimizer(self.network, config)
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
@@ -226,6 +228,7 @@ class Trainer:
                 accelerator.backward(loss)
             total += loss.detach()
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        norm = sharding.full_tensor(norm)
         is_bad = ~torch.isfinite(total + norm.to(total.device))
         asked = torch.tensor(float(self.stop.signal is not None), device=total.device)
         # One small collective call, in which the processes agree on what this update was.
@@ -284,25 +287,26 @@ class Trainer:
 
     def _require_finite(self, what: str) -> None:
         """Raise NonFiniteError rather than keep weights that are not finite."""
-        named = dict(self.network.named_parameters()) | (self.ema.tensors if self.ema is not None else {})
-        bad = [name for name, value in named.items() if not bool(torch.isfinite(value).all())]
-        if bad:
+        averages = {} if self.ema is None else self.ema.tensors
+        values = [*sharding.weights(self.network).values(), *averages.values()]
+        bad = torch.stack([~torch.isfinite(sharding.local(value)).all() for value in values]).sum()
+        if self.accelerator.reduce(bad, "sum").item():
             raise NonFiniteError(
-                f"{what} was not written, because weights are not finite after update {self.update} "
-                f"({bad[0]} and {len(bad) - 1} more); lower --learning_rate and resume from a checkpoint."
+                f"{what} was not written, because weights are not finite after update {self.update}; lower "
+                "--learning_rate and resume from a checkpoint."
             )
 
     # ---- what observes the run
 
     def averaged_network(self) -> ModelMixin:
         """Return a network of its own with the averaged weights, or the raw ones without EMA, in float32."""
-        averages = {} if self.ema is None else self.ema.tensors
-        return self._plain_network(self.network.state_dict() | averages)
+        return self._plain_network(sharding.weights(self.network) if self.ema is None else self.ema.tensors)
 
-    def _plain_network(self, weights: dict[str, torch.Tensor]) -> ModelMixin:
+    def _plain_network(self, weights: sharding.State) -> ModelMixin:
+        """Return a network that is neither sharded nor autocast, with copies of some weights (collective)."""
         with torch.random.fork_rng(devices=[]):
             network = build_model(self.network_config)
-        network.load_state_dict(weights)
+        network.load_state_dict(sharding.gather(weights, keep=True))
         return network.to(self.accelerator.device).eval()
 
     def pipeline(self) -> DDPMFromScratchPipeline:
@@ -338,10 +342,13 @@ class Trainer:
             return
         self._require_finite("the checkpoint")
         accelerator = self.accelerator
-        optimizer_tensors, optimizer_numbers = checkpoint.pack_optimizer(self.optimizer, self.network)
-        tensors = {"model": self.network.state_dict(), "optimizer": optimizer_tensors}
+        optimizer_tensors, optimizer_numbers = sharding.optimizer_state(self.optimizer, self.network)
+        live = {"model": sharding.weights(self.network), "optimizer": optimizer_tensors}
         if self.ema is not None:
-            tensors["ema"] = self.ema.tensors
+            live["ema"] = self.ema.tensors
+        tensors = {
+            name: sharding.gather(named, keep=accelerator.is_main_process) for name, named in live.items()
+        }
         scaler = accelerator.scaler
         state = {
             "samples_seen": self.samples_seen,
@@ -382,7 +389,7 @@ class Trainer:
         """
         self._require_finite("the pipeline")
         pipeline = self.pipeline()
-        raw = self._plain_network(self.network.state_dict()) if self.ema is not None else None
+        raw = None if self.ema is None else self._plain_network(sharding.weights(self.network))
         if self.accelerator.is_main_process:
             needed = 4 * self.num_parameters * (1 if raw is None else 2)
             require_space(self.output_dir, needed, "the pipeline")
@@ -429,11 +436,10 @@ class Trainer:
         self._require_same_recipe(folder, manifest)
         tensors, state = checkpoint.load_checkpoint(folder, manifest)
         try:
-            self.network.load_state_dict(tensors["model"])
+            sharding.load(sharding.weights(self.network), tensors["model"])
             if self.ema is not None:
-                for name, value in self.ema.tensors.items():
-                    value.copy_(tensors["ema"][name])
-            checkpoint.unpack_optimizer(
+                sharding.load(self.ema.tensors, tensors["ema"])
+            sharding.load_optimizer_state(
                 self.optimizer, self.network, tensors["optimizer"], state["optimizer"]
             )
         except (KeyError, RuntimeError, ValueError) as error:
