@@ -14,6 +14,7 @@ LEVELS = {
     "noise_schedules": 1,
     "diffusion": 1,
     "timestep_spacing": 1,
+    "timestep_samplers": 1,
     "plots": 2,
     "objectives": 2,
     "toy_data": 2,

@@ -3,6 +3,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from ddpm_from_scratch import DDPMFromScratchScheduler, objectives
+from ddpm_from_scratch import timestep_samplers as samplers
 from ddpm_from_scratch.diffusion import PREDICTION_TYPES, broadcast_to_sample, scales, to_original
 from ddpm_from_scratch.toy_data import GaussianDenoiser
 
@@ -45,34 +46,13 @@ def test_exact_network_has_the_smallest_loss(prediction_type, generator):
     factor = torch.linalg.cholesky(torch.tensor([[0.5, 0.2], [0.2, 0.5]]))
     x0 = torch.randn(20_000, 2, generator=generator) @ factor.T
     noise = torch.randn(x0.shape, generator=generator)
-    timesteps = objectives.stratified_timesteps(len(x0), 1000, generator)
+    timesteps = samplers.stratified_timesteps(len(x0), 1000, generator)
 
     def loss(factor):
         model = lambda x, t: type("Output", (), {"sample": factor * exact(x, t).sample})  # noqa: E731
         return float(objectives.denoising_losses(model, scheduler, x0, noise, timesteps).mean())
 
     assert loss(1.0) < loss(0.95) and loss(1.0) < loss(1.05)
-
-
-def test_stratified_timesteps_hit_every_stratum_once(generator):
-    timesteps = objectives.stratified_timesteps(50, 1000, generator)
-    assert torch.equal(timesteps // 20, torch.arange(50))
-
-
-def test_parts_of_a_batch_make_up_the_strata_of_the_whole(generator):
-    parts = [
-        objectives.stratified_timesteps(8, 1000, generator, first_stratum=8 * i, num_strata=32)
-        for i in range(4)
-    ]
-    assert torch.equal(torch.cat(parts) * 32 // 1000, torch.arange(32))
-    with pytest.raises(ValueError, match="strata"):
-        objectives.stratified_timesteps(8, 1000, first_stratum=30, num_strata=32)
-
-
-@pytest.mark.parametrize("sampler", [objectives.uniform_timesteps, objectives.stratified_timesteps])
-def test_timesteps_are_uniform(sampler, generator):
-    counts = sum(torch.bincount(sampler(100, 10, generator), minlength=10) for _ in range(200))
-    assert float((counts - 2000).abs().max()) < 5 * 2000**0.5
 
 
 def test_unknown_weighting_and_wrong_output_are_refused():

@@ -1,4 +1,4 @@
-"""What training minimises: timestep samplers, loss weights and the loss.
+"""What training minimises: the loss and its weights.
 
 Everything reads only `scheduler.alphas_cumprod` and `scheduler.config.{prediction_type,
 num_train_timesteps}`, so it works with this package's schedulers and with diffusers' own. A model is anything
@@ -12,58 +12,10 @@ import torch
 
 from .diffusion import add_noise, broadcast_to_sample, check_prediction_type, scales, training_target
 from .noise_schedules import snr
+from .timestep_samplers import stratified_timesteps as stratified_timesteps
+from .timestep_samplers import uniform_timesteps as uniform_timesteps
 
-TIMESTEP_SAMPLINGS = ("uniform", "stratified")
 LOSS_WEIGHTINGS = ("none", "min_snr")
-
-
-def uniform_timesteps(
-    batch_size: int,
-    num_train_timesteps: int,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-) -> torch.Tensor:
-    """Return independent timesteps, uniform in 0..T-1, int64, shape (B,) (Ho et al. 2020, algorithm 1)."""
-    return torch.randint(num_train_timesteps, (batch_size,), generator=generator, device=device)
-
-
-def stratified_timesteps(
-    batch_size: int,
-    num_train_timesteps: int,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-    *,
-    first_stratum: int = 0,
-    num_strata: int | None = None,
-) -> torch.Tensor:
-    """Return timesteps that cover 0..T-1 evenly, one in each stratum, int64, shape (B,).
-
-    t_i = floor(T (i + u_i) / n),  u_i ~ U[0, 1),  i = first_stratum .. first_stratum + B - 1
-
-    Each t_i alone is uniform over its stratum and a random sample's t is uniform over 0..T-1, so the loss
-    stays unbiased while its variance falls (low-discrepancy sampling, Kingma et al. 2021, arXiv:2107.00630,
-    app. I.1).
-
-    Args:
-        batch_size: B.
-        num_train_timesteps: T.
-        generator: source of u.
-        device: where the result lives.
-        first_stratum: i of the first sample, for a batch that is one part of a larger one.
-        num_strata: n, the size of the larger batch; B if not given.
-
-    Raises:
-        ValueError: strata that do not lie in 0..n-1.
-    """
-    num_strata = batch_size if num_strata is None else num_strata
-    if not 0 <= first_stratum <= first_stratum + batch_size <= num_strata:
-        raise ValueError(
-            f"strata {first_stratum}..{first_stratum + batch_size - 1} do not lie in 0..{num_strata - 1}."
-        )
-    jitter = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64)
-    strata = torch.arange(first_stratum, first_stratum + batch_size, device=device)
-    timesteps = (num_train_timesteps * (strata + jitter) / num_strata).long()
-    return timesteps.clamp(max=num_train_timesteps - 1)  # rounding of (i + u) / n may reach 1
 
 
 def min_snr_weights(alpha_prod_t: torch.Tensor, prediction_type: str, gamma: float = 5.0) -> torch.Tensor:
