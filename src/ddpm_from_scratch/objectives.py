@@ -1,6 +1,6 @@
-"""What training minimises: the loss and its weights.
+"""What training minimises: the loss, its weights, and the dropping of labels.
 
-Everything reads only `scheduler.alphas_cumprod` and `scheduler.config.{prediction_type,
+Everything reads only `scheduler.alphas_cumprod` and `scheduler.config.{prediction_type, variance_type,
 num_train_timesteps}`, so it works with this package's schedulers and with diffusers' own. A model is anything
 called as `model(sample, timesteps).sample`.
 """
@@ -10,10 +10,21 @@ from typing import Any
 
 import torch
 
-from .diffusion import add_noise, broadcast_to_sample, check_prediction_type, scales, training_target
+from . import checks
+from .diffusion import (
+    add_noise,
+    broadcast_to_sample,
+    check_prediction_type,
+    learned_log_variance,
+    scales,
+    to_original,
+    training_target,
+)
 from .noise_schedules import snr
+from .reverse_chain import LEARNED_VARIANCE_TYPES
 from .timestep_samplers import stratified_timesteps as stratified_timesteps
 from .timestep_samplers import uniform_timesteps as uniform_timesteps
+from .variational_bound import bound_coefficients, bound_terms
 
 LOSS_WEIGHTINGS = ("none", "min_snr")
 
@@ -47,6 +58,36 @@ def min_snr_weights(alpha_prod_t: torch.Tensor, prediction_type: str, gamma: flo
     return torch.where(ratio > 0, clipped / ratio, torch.ones_like(ratio))
 
 
+def drop_labels(
+    labels: torch.Tensor,
+    null_label: int,
+    probability: float,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Return the labels, each replaced by the null label with some probability, shape (B,).
+
+    A network that is trained with them learns the conditional and the unconditional model at once, which is
+    what classifier-free guidance needs (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1). It has one class
+    more than the data; by custom the null label is the last.
+
+    Args:
+        labels: integers, shape (B,).
+        null_label: label of the null class.
+        probability: of dropping a label; the paper finds 0.1 and 0.2 equally good.
+        generator: of any device; the CPU's draws the same on every machine.
+
+    Raises:
+        TypeError: labels that are not integers.
+        ValueError: a probability outside [0, 1].
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f"labels have dtype {labels.dtype}, but must be integers.")
+    probability = checks.real("probability", probability, 0, 1)
+    device = labels.device if generator is None else generator.device
+    dropped = torch.rand(labels.shape, generator=generator, device=device) < probability
+    return labels.masked_fill(dropped.to(labels.device), null_label)
+
+
 def denoising_losses(
     model: Callable[..., Any],
     scheduler: Any,
@@ -57,45 +98,91 @@ def denoising_losses(
     class_labels: torch.Tensor | None = None,
     loss_weighting: str = "none",
     snr_gamma: float = 5.0,
+    vlb_weight: float = 0.001,
+    data_levels: int | None = 256,
 ) -> torch.Tensor:
-    """Return the denoising loss of each sample, float32, shape (B,).
+    """Return the training loss of each sample, float32, shape (B,).
 
-    loss_i = w(t_i) mean((target - model(x_t, t_i))^2)      (Ho et al. 2020, arXiv:2006.11239, eq. 14: w = 1,
-    mean for sum)
+    L_simple_i = w(t_i) mean((target - model(x_t, t_i))^2)   (Ho et al. 2020, arXiv:2006.11239, eq. 14: w = 1,
+                                                              mean for sum)
 
-    The noising, the target and the error are in the dtype of `original_samples` (float32), so that in mixed
-    precision only
-    the network runs in half: at small t, 1 - alpha_bar is 0 in bfloat16.
+    With a learned variance_type of the scheduler the network has 2C channels, and the loss is the hybrid of
+    Nichol & Dhariwal (2021, arXiv:2102.09672, eq. 16):
+
+    L_hybrid_i = L_simple_i + vlb_weight T L_{t_i}
+
+    L_t is a term of the variational bound in bits per dimension (see `variational_bound`), so that T L_t at a
+    uniform t is an estimate of their sum. In it the mean is held constant: it trains the variance only, and
+    L_simple alone trains the prediction.
+
+    The noising, the target and the error are at least in float32, so that in mixed precision only the network
+    runs in half: at small t, 1 - alpha_bar is 0 in bfloat16.
 
     Args:
         model: the network.
-        scheduler: gives alphas_cumprod and prediction_type.
+        scheduler: gives alphas_cumprod, prediction_type and, if it has one, variance_type.
         original_samples: x_0, shape (B, ...), floating point.
         noise: eps ~ N(0, I), same shape.
         timesteps: integers in 0..T-1, shape (B,).
         class_labels: passed to the network if given, shape (B,).
-        loss_weighting: "none" or "min_snr".
+        loss_weighting: "none" or "min_snr"; of L_simple.
         snr_gamma: gamma of "min_snr".
+        vlb_weight: lambda of learned variances; 0.001 in the paper.
+        data_levels: of learned variances: how many values a number of the data can have, 256 for 8-bit
+            images; None for continuous data (see `variational_bound.bound_terms`).
 
     Raises:
-        ValueError: an unknown weighting or a model output of another shape than the samples.
+        ValueError: an unknown weighting, a model output whose shape does not fit the samples and the variance
+            type, a negative vlb_weight, or data off their levels.
     """
     if loss_weighting not in LOSS_WEIGHTINGS:
         raise ValueError(f"loss_weighting is {loss_weighting!r}, but must be one of {LOSS_WEIGHTINGS}.")
     prediction_type = scheduler.config.prediction_type
     alpha_prod_t = scheduler.alphas_cumprod.to(original_samples.device)[timesteps]
+    if original_samples.dtype == torch.float64:
+        alpha_prod_t = alpha_prod_t.double()
     at_t = scales(broadcast_to_sample(alpha_prod_t, original_samples))
     noisy_samples = add_noise(original_samples, noise, at_t)
     labels = {} if class_labels is None else {"class_labels": class_labels}
     model_output = model(noisy_samples, timesteps, **labels).sample
     target = training_target(original_samples, noise, at_t, prediction_type)
-    if model_output.shape != target.shape:
-        raise ValueError(
-            f"the model's output has shape {tuple(model_output.shape)}, but the samples have "
-            f"{tuple(target.shape)}; "
-            "in_channels and out_channels of the network must be equal."
-        )
-    losses = (model_output.to(target.dtype) - target).square().flatten(1).mean(1)
+    prediction, variance_values = _split_variance(model_output.to(noisy_samples.dtype), target, scheduler)
+    losses = (prediction - target).square().flatten(1).mean(1)
     if loss_weighting == "min_snr":
         losses = losses * min_snr_weights(alpha_prod_t, prediction_type, snr_gamma)
-    return losses
+    if variance_values is None:
+        return losses
+    vlb_weight = checks.real("vlb_weight", vlb_weight, 0)
+    coefficients = bound_coefficients(scheduler.alphas_cumprod, timesteps, noisy_samples)
+    log_variance = variance_values
+    if scheduler.config.variance_type == "learned_range":
+        log_variance = learned_log_variance(variance_values, coefficients.smallest, coefficients.largest)
+    estimate = to_original(prediction.detach(), noisy_samples, at_t, prediction_type)
+    terms = bound_terms(original_samples, estimate, log_variance, timesteps, coefficients, data_levels)
+    return losses + vlb_weight * len(scheduler.alphas_cumprod) * terms
+
+
+def _split_variance(
+    model_output: torch.Tensor, target: torch.Tensor, scheduler: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the prediction and, for learned variances, the second half of the channels; check the shape."""
+    variance_type = getattr(scheduler.config, "variance_type", None)
+    learned = variance_type in LEARNED_VARIANCE_TYPES
+    batch_size, channels, *rest = target.shape if target.ndim > 1 else (*target.shape, 1)
+    expected = (batch_size, 2 * channels, *rest) if learned else tuple(target.shape)
+    if model_output.shape == expected:
+        if not learned:
+            return model_output, None
+        prediction, variance_values = model_output.split(channels, dim=1)
+        return prediction, variance_values
+    shapes = f"the model's output has shape {tuple(model_output.shape)} and the samples {tuple(target.shape)}"
+    if learned:
+        raise ValueError(
+            f"{shapes}, but variance_type {variance_type!r} needs {2 * channels} output channels: {channels} "
+            f"of the prediction and {channels} of the variance. Build the network with out_channels="
+            f"{2 * channels}, or choose a fixed variance_type."
+        )
+    raise ValueError(
+        f"{shapes}, but in_channels and out_channels of the network must be equal. For a network with twice "
+        "the channels, which also predicts a variance, set the scheduler's variance_type to 'learned_range'."
+    )
