@@ -84,6 +84,7 @@ def make_portable(folder: Path, scheduler: Any) -> None:
     index_path = folder / "model_index.json"
     index = json.loads(index_path.read_text())
     index |= {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"]}
+    index.pop("null_class_label", None)  # stock does not know it; only class-conditional pipelines have one
     index_path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     config_path = folder / "scheduler" / "scheduler_config.json"
     config_path.write_text(json.dumps(stock_scheduler_config(scheduler), indent=2, sort_keys=True) + "\n")

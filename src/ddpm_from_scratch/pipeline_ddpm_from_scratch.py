@@ -5,6 +5,7 @@ The reverse loop of Ho et al. 2020 (arXiv:2006.11239, algorithm 2), for images (
 """
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
+from . import checks
+from .diffusion import guided_output
 from .hub import make_portable, stock_pipeline_can_run
 from .models import sample_shape
 from .scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
@@ -51,16 +54,31 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
     Args:
         unet: the network, called as `unet(sample, timestep).sample`.
         scheduler: any diffusers scheduler for the same noise schedule.
+        null_class_label: the label that stood for "no class" while a class-conditional network was trained
+            with label dropout (see `objectives.drop_labels`). It is saved with the pipeline, and makes
+            classifier-free guidance and unconditional samples possible.
+
+    Raises:
+        ValueError, TypeError: a null_class_label that the network has no embedding of.
     """
 
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = ["latents"]
 
-    def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin):
+    def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, null_class_label: int | None = None):
         super().__init__()
         if type(scheduler) is DDPMScheduler:
             scheduler = DDPMFromScratchScheduler.from_config(scheduler.config)
+        if null_class_label is not None:
+            num_classes = getattr(unet.config, "num_class_embeds", None)
+            if num_classes is None:
+                raise ValueError(
+                    f"null_class_label is {null_class_label!r}, but the network is not class-conditional; "
+                    "leave it out."
+                )
+            null_class_label = checks.integer("null_class_label", null_class_label, 0, num_classes - 1)
         self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(null_class_label=null_class_label)
 
     @torch.no_grad()
     def __call__(
@@ -70,6 +88,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         latents: torch.Tensor | None = None,
         class_labels: torch.Tensor | Sequence[int] | int | None = None,
+        guidance_scale: float = 1.0,
         output_type: str | None = None,
         return_dict: bool = True,
         return_trajectory: bool = False,
@@ -86,7 +105,13 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
                 not given.
             latents: x_T ~ N(0, I) to start from, shape (B, ...), instead of drawing it; scaled by the
                 scheduler's init_noise_sigma like the noise that would be drawn.
-            class_labels: for class-conditional networks: one label for all, or B of them.
+            class_labels: for class-conditional networks: one label for all, or B of them. With a
+                null_class_label they may be left out, for unconditional samples.
+            guidance_scale: s of classifier-free guidance, unconditional + s (conditional - unconditional)
+                (Ho & Salimans 2022, arXiv:2207.12598; their w is s - 1). 1 is no guidance; above 1 samples
+                are more typical of their class and vary less. Needs class_labels and a null_class_label, and
+                takes twice the time: the network sees a batch of 2B. A learned variance stays the conditional
+                one.
             output_type: "pil", "np" or "pt"; "pil" for images and "np" for other data if not given.
             return_dict: return a DDPMFromScratchPipelineOutput instead of a tuple.
             return_trajectory: also return every x_t on the way.
@@ -103,7 +128,8 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         )
         device = self._execution_device
         dtype = getattr(self.unet, "dtype", torch.float32)
-        model_kwargs = self._class_labels(class_labels, batch_size, device)
+        labels = self._class_labels(class_labels, batch_size, device)
+        self._check_guidance(guidance_scale, class_labels)
 
         if num_inference_steps is None:
             num_inference_steps = self.scheduler.config.num_train_timesteps
@@ -119,7 +145,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         with self.progress_bar(total=len(timesteps)) as progress:
             for index, timestep in enumerate(timesteps):
                 model_input = self.scheduler.scale_model_input(sample, timestep).to(dtype)
-                model_output = self.unet(model_input, timestep, **model_kwargs).sample
+                model_output = self._predict(model_input, timestep, labels, guidance_scale)
                 model_output = self._without_unused_variance(model_output, sample)
                 sample = self.scheduler.step(model_output, timestep, sample, **step_kwargs).prev_sample
                 if callback_on_step_end is not None:
@@ -176,25 +202,77 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
 
     def _class_labels(
         self, class_labels: torch.Tensor | Sequence[int] | int | None, batch_size: int, device: torch.device
-    ) -> dict[str, torch.Tensor]:
-        """Return the network's keyword arguments for class labels."""
+    ) -> torch.Tensor | None:
+        """Return the labels for the network, shape (B,); None for a network without classes."""
         num_classes = getattr(self.unet.config, "num_class_embeds", None)
-        if class_labels is None:
-            if num_classes is not None:
-                raise ValueError(
-                    f"the network is class-conditional: pass class_labels in 0..{num_classes - 1}."
-                )
-            return {}
+        null_label = self.config.null_class_label
         if num_classes is None:
-            raise ValueError("class_labels were given, but the network is not class-conditional.")
+            if class_labels is not None:
+                raise ValueError("class_labels were given, but the network is not class-conditional.")
+            return None
+        allowed = f"0..{num_classes - 1}"
+        if null_label is not None:
+            allowed = (
+                f"0..{num_classes - 2}" if null_label == num_classes - 1 else f"{allowed} but {null_label}"
+            )
+        if class_labels is None:
+            if null_label is None:
+                raise ValueError(f"the network is class-conditional: pass class_labels in {allowed}.")
+            return torch.full((batch_size,), null_label, device=device)
         labels = torch.as_tensor(class_labels, device=device).reshape(-1)
         if len(labels) == 1:
             labels = labels.expand(batch_size)
         if len(labels) != batch_size or labels.is_floating_point():
             raise ValueError(f"class_labels must be one integer or {batch_size}, got {class_labels!r}.")
-        if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-            raise ValueError(f"class_labels must be in 0..{num_classes - 1}, got {labels.tolist()}.")
-        return {"class_labels": labels}
+        wrong = (labels < 0) | (labels >= num_classes)
+        if null_label is not None:
+            wrong |= labels == null_label
+        if bool(wrong.any()):
+            hint = ""
+            if null_label is not None:
+                hint = f" {null_label} is the null class: leave class_labels out for unconditional samples."
+            raise ValueError(f"class_labels must be in {allowed}, got {labels.tolist()}.{hint}")
+        return labels
+
+    def _check_guidance(self, guidance_scale: float, class_labels: Any) -> None:
+        """Raise ValueError or TypeError for a guidance scale that cannot be used."""
+        scale = checks.real("guidance_scale", guidance_scale, 0)
+        if scale == 1:
+            return
+        got = f"guidance_scale is {scale:g}, but"
+        if not math.isfinite(scale):
+            raise ValueError(f"{got} must be finite; 1 is no guidance, and 1.5 to 5 are usual.")
+        if self.config.null_class_label is None:
+            raise ValueError(
+                f"{got} the pipeline has no null_class_label: guidance needs a class-conditional network "
+                "that was trained with label dropout. If yours was, load the pipeline with "
+                "null_class_label=its null label; if not, leave guidance_scale at 1."
+            )
+        if class_labels is None:
+            raise ValueError(
+                f"{got} class_labels are missing: pass the classes to guide to, or leave guidance_scale at 1 "
+                "for unconditional samples."
+            )
+
+    def _predict(
+        self,
+        model_input: torch.Tensor,
+        timestep: torch.Tensor,
+        labels: torch.Tensor | None,
+        guidance_scale: float,
+    ) -> torch.Tensor:
+        """Return the network's output, guided if asked for by one call on a doubled batch."""
+        if labels is None:
+            return self.unet(model_input, timestep).sample
+        if guidance_scale == 1:
+            return self.unet(model_input, timestep, class_labels=labels).sample
+        null_labels = torch.full_like(labels, self.config.null_class_label)
+        both_labels = torch.cat([labels, null_labels])
+        output = self.unet(torch.cat([model_input] * 2), timestep, class_labels=both_labels).sample
+        conditional, unconditional = output.chunk(2)
+        channels = model_input.shape[1]
+        guided = guided_output(conditional[:, :channels], unconditional[:, :channels], guidance_scale)
+        return torch.cat([guided, conditional[:, channels:]], dim=1)
 
     def _without_unused_variance(self, model_output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """Drop the second half of 2C channels for schedulers without a variance type, such as DDIM."""
