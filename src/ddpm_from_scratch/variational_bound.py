@@ -56,7 +56,7 @@ def bound_coefficients(
     first = to_prev.variance[1:2] if len(alpha_prod) > 1 else beta
     variance = torch.cat([first, to_prev.variance[1:]])
     table = torch.stack([*to_prev, torch.log(variance), torch.log(beta)], dim=1)
-    at_t = table.to(samples.device, samples.dtype)[timesteps]
+    at_t = table.to(samples.dtype).to(samples.device)[timesteps]  # not every device has float64
     *to_prev_at_t, smallest, largest = (broadcast_to_sample(column, samples) for column in at_t.unbind(1))
     return BoundCoefficients(Posterior(*to_prev_at_t), smallest, largest)
 
