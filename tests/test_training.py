@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 from checkpoint import save_checkpoint
 from conftest import ROOT, run_training
@@ -206,17 +207,37 @@ def test_bfloat16_trains_and_saves_float32(tmp_path):
     )
 
 
-def test_class_conditional_model_trains_and_loads(tmp_path):
-    run_training(
-        tmp_path / "run",
+def test_learned_variances_labels_and_loss_aware_timesteps_train_resume_and_load(tmp_path):
+    """Every objective at once; T = 2, so that the sampler has its ten losses for each timestep at once."""
+    flags = (
         "--label_column=label",
-        "--evaluation_samples=8",
+        "--label_dropout=0.2",
+        "--guidance_scale=2",
+        "--variance_type=learned_range",
+        "--timestep_sampling=loss_aware",
         "--loss_weighting=min_snr",
-        "--timestep_sampling=stratified",
+        "--evaluation_samples=8",
+        "--ddpm_num_steps=2",
+        "--max_train_steps=6",
+        "--checkpointing_steps=3",
     )
+    run_training(tmp_path / "straight", *flags)
+    shutil.copytree(tmp_path / "straight", tmp_path / "run")
+    run_training(tmp_path / "run", *flags, "--resume_from_checkpoint=checkpoint-3")
+    assert digest(tmp_path / "straight") == digest(tmp_path / "run")
+    state = load_file(tmp_path / "run" / "checkpoint-6" / "timesteps.safetensors")
+    assert state["counts"].sum() == 6 * 16
     pipeline = DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")
-    assert len(pipeline(2, class_labels=[3, 7], num_inference_steps=3).images) == 2
+    assert pipeline.unet.config.out_channels == 2 and pipeline.unet.config.num_class_embeds == 11
+    images = pipeline(2, class_labels=[3, 7], num_inference_steps=2, guidance_scale=3.0).images
+    assert len(images) == 2
     assert "class_labels=0" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_loss_aware_timesteps_see_the_losses_of_all_processes(tmp_path):
+    run_training(tmp_path / "run", "--timestep_sampling=loss_aware", processes=2)
+    state = load_file(tmp_path / "run" / "checkpoint-4" / "timesteps.safetensors")
+    assert state["counts"].sum() == 4 * 16 * 2
 
 
 def test_points_train_from_the_preset(tmp_path):

@@ -91,13 +91,26 @@ class TrainingConfig:
     beta_start: float = _flag(1e-4, "First beta of linear, scaled_linear and sigmoid.")
     beta_end: float = _flag(0.02, "Last beta of linear, scaled_linear and sigmoid.")
     rescale_betas_zero_snr: bool = _flag(False, "Rescale the schedule so that no signal is left at T.")
+    guidance_scale: float = _flag(
+        1.0, "Classifier-free guidance of sample grids and evaluation; 1 is none.", FREE
+    )
     clip_sample: bool = _flag(
         True, "Clip the estimate of x_0 to [-1, 1] in sampling; off for data outside.", FREE
     )
 
     # objective
-    timestep_sampling: Literal["uniform", "stratified"] = _flag(
-        "uniform", "How training timesteps are drawn.", ALLOWED
+    variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = _flag(
+        "fixed_small",
+        "Variance of the reverse steps; learned_range doubles the output channels and adds the bound.",
+    )
+    vlb_weight: float = _flag(
+        0.001, "Weight of the variational bound that trains learned variances.", ALLOWED
+    )
+    label_dropout: float = _flag(
+        0.0, "Probability of training without the label, for classifier-free guidance; 0.1 is usual."
+    )
+    timestep_sampling: Literal["uniform", "stratified", "loss_aware"] = _flag(
+        "uniform", "How training timesteps are drawn."
     )
     loss_weighting: Literal["none", "min_snr"] = _flag(
         "none", "Weight of the squared error over timesteps.", ALLOWED
@@ -196,6 +209,18 @@ class TrainingConfig:
         for name in ("learning_rate", "muon_learning_rate", "adam_epsilon", "max_grad_norm", "snr_gamma",
                      "ema_inv_gamma", "ema_power"):  # fmt: skip
             self._require(name, lambda value: 0 < value < math.inf, "a finite number above 0")
+        for name in ("vlb_weight", "guidance_scale"):
+            self._require(name, lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+        self._require("label_dropout", lambda value: 0 <= value <= 1, "in [0, 1]")
+        if self.label_dropout and self.label_column is None:
+            raise ConfigError(
+                f"--label_dropout is {self.label_dropout}, but needs labels: give --label_column."
+            )
+        if self.guidance_scale != 1 and not self.label_dropout:
+            raise ConfigError(
+                f"--guidance_scale is {self.guidance_scale}, but needs a network that was trained with "
+                "--label_dropout."
+            )
         for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
             self._require(name, lambda value: 0 <= value < 1, "in [0, 1)")
         self._require(

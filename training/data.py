@@ -33,6 +33,7 @@ class TrainingData:
         held_out: samples that are not trained on, in the network's units, shape (M, ...), or None.
         name: what the data are, in words.
         bad_images: the images that could not be read.
+        levels: how many values a number of the data can have; None for continuous data.
     """
 
     dataset: PositionDataset | None
@@ -42,6 +43,7 @@ class TrainingData:
     held_out: torch.Tensor | None
     name: str
     bad_images: BadImages = field(default_factory=lambda: BadImages(0))
+    levels: int | None = 256
 
     @property
     def num_samples(self) -> int | None:
@@ -122,6 +124,7 @@ def load_training_data(config: TrainingConfig, resolution: int | None, channels:
             num_classes=None,
             held_out=points[NUM_POINTS:],
             name=f"2-D points: {config.dataset_name}",
+            levels=None,
         )
     return _image_data(config, resolution or 64, channels)
 
@@ -149,6 +152,7 @@ def _digits_data(config: TrainingConfig, resolution: int | None, channels: int |
         num_classes=10 if with_labels else None,
         held_out=held_out,
         name="scikit-learn handwritten digits",
+        levels=17,
     )
 
 

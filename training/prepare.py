@@ -40,6 +40,8 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
     channels = config.channels or (None if named else given.get("in_channels"))
     data = load_training_data(config, resolution, channels)
     if len(data.sample_shape) == 1:
+        if config.variance_type == "learned_range":
+            raise ConfigError("--variance_type is 'learned_range', which needs images; the data are points.")
         network = given or model_config("points")
         if network.get("_class_name") != "PointDenoiser":
             raise ConfigError(
@@ -47,35 +49,37 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
             )
         return network | {"sample_shape": data.sample_shape}, data
     channels, side = data.sample_shape[0], data.sample_shape[1]
+    outputs = channels * (2 if config.variance_type == "learned_range" else 1)
     if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise ConfigError(f"--model_config_name_or_path is {chosen!r}, but images need a UNet2DModel.")
     if chosen is None or named:
         name = chosen or ("digits" if side <= 8 else "small-32" if side <= 32 else "ddpm-256")
-        given = model_config(name, channels=channels)
-    elif (given.get("in_channels", 3), given.get("out_channels", 3)) != (channels, channels):
+        given = model_config(name, channels=channels, out_channels=outputs)
+    elif (given.get("in_channels", 3), given.get("out_channels", 3)) != (channels, outputs):
         raise ConfigError(
             f"--model_config_name_or_path {chosen!r} has {given.get('in_channels', 3)} input and "
-            f"{given.get('out_channels', 3)} output channels, but the data have {channels}."
+            f"{given.get('out_channels', 3)} output channels, but the data and --variance_type "
+            f"{config.variance_type} need {channels} and {outputs}."
         )
     factor = 2 ** (len(given.get("block_out_channels", (0,) * 4)) - 1)
     if side % factor:
         raise ConfigError(
             f"--resolution is {side}, but this network halves it to the end: use a multiple of {factor}."
         )
-    if given.get("num_class_embeds") not in (None, data.num_classes):
+    classes = data.num_classes
+    if classes is not None and config.label_dropout:
+        classes += 1  # the last one means "no label"
+    if given.get("num_class_embeds") not in (None, classes):
         raise ConfigError(
             f"--model_config_name_or_path {chosen!r} has {given['num_class_embeds']} classes, but the data "
-            "have "
-            f"{data.num_classes or 'none'}; give the labels with --label_column."
+            f"with --label_dropout {config.label_dropout} have {classes or 'none'}; give the labels with "
+            "--label_column."
         )
     if config.push_to_hub and channels not in (1, 3):
         raise ConfigError(
             f"--push_to_hub needs images of 1 or 3 channels, which stock diffusers can run, got {channels}."
         )
-    given = given | {"sample_size": side}
-    if data.num_classes is not None:
-        given["num_class_embeds"] = data.num_classes
-    return given, data
+    return given | {"sample_size": side} | ({} if classes is None else {"num_class_embeds": classes}), data
 
 
 def prepare_output_dir(config: TrainingConfig) -> Path:

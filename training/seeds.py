@@ -7,7 +7,17 @@ saved or resumed.
 
 import numpy as np
 
-PURPOSES = ("model", "order", "augmentation", "noise", "timesteps", "dropout", "samples", "evaluation")
+PURPOSES = (
+    "model",
+    "order",
+    "augmentation",
+    "noise",
+    "timesteps",
+    "dropout",
+    "samples",
+    "evaluation",
+    "labels",
+)
 
 
 def stream_seed(seed: int, purpose: str, *where: int) -> int:

@@ -27,8 +27,9 @@ from config import TrainingConfig
 from data import TrainingData
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, __version__
 from ddpm_from_scratch.models import build_model
-from ddpm_from_scratch.objectives import denoising_losses, stratified_timesteps, uniform_timesteps
+from ddpm_from_scratch.objectives import denoising_losses, drop_labels
 from ddpm_from_scratch.plots import point_cloud, sample_grid
+from ddpm_from_scratch.timestep_samplers import LossAwareTimesteps, stratified_timesteps, uniform_timesteps
 from ema import WeightAverage
 from errors import ConfigError, NonFiniteError, Stopped
 from log import MetricsLog
@@ -57,6 +58,15 @@ class Outcome(NamedTuple):
     loss: float
     applied: bool
     stop: bool
+
+
+class _Draw(NamedTuple):
+    """What is random about a batch."""
+
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    weights: torch.Tensor
+    labels: torch.Tensor | None
 
 
 class Trainer:
@@ -88,6 +98,7 @@ class Trainer:
             beta_schedule=config.ddpm_beta_schedule,
             prediction_type=config.prediction_type,
             rescale_betas_zero_snr=config.rescale_betas_zero_snr,
+            variance_type=config.variance_type,
             clip_sample=config.clip_sample,
         )
         set_seed(stream_seed(config.seed, "model") % 2**32)
@@ -101,6 +112,10 @@ class Trainer:
             WeightAverage(self.network, config.ema_inv_gamma, config.ema_power, config.ema_max_decay)
             if config.use_ema
             else None
+        )
+        self.null_label = data.num_classes if config.label_dropout else None
+        self.loss_aware = (
+            LossAwareTimesteps(config.ddpm_num_steps) if config.timestep_sampling == "loss_aware" else None
         )
         self.samples_per_update = (
             config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
@@ -213,6 +228,7 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         self.model.train()
         total = torch.zeros((), device=accelerator.device)
+        seen = []
         for micro in range(config.gradient_accumulation_steps):
             batch = next(batches)
             self.stream_state = batch.get("stream_state")
@@ -220,13 +236,16 @@ class Trainer:
             labels = batch["labels"].to(accelerator.device, non_blocking=True) if "labels" in batch else None
             is_last = micro == config.gradient_accumulation_steps - 1
             with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
-                noise, timesteps = self._draw(samples, micro)
-                loss = denoising_losses(
-                    self.model, self.scheduler, samples, noise, timesteps, class_labels=labels,
-                    loss_weighting=config.loss_weighting, snr_gamma=config.snr_gamma,
-                ).mean() / config.gradient_accumulation_steps  # fmt: skip
+                draw = self._draw(samples, labels, micro)
+                losses = denoising_losses(
+                    self.model, self.scheduler, samples, draw.noise, draw.timesteps,
+                    class_labels=draw.labels, loss_weighting=config.loss_weighting,
+                    snr_gamma=config.snr_gamma, vlb_weight=config.vlb_weight, data_levels=self.data.levels,
+                )  # fmt: skip
+                loss = (draw.weights * losses).mean() / config.gradient_accumulation_steps
                 accelerator.backward(loss)
             total += loss.detach()
+            seen.append((draw.timesteps, losses.detach()))
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
         norm = sharding.full_tensor(norm)
         is_bad = ~torch.isfinite(total + norm.to(total.device))
@@ -241,29 +260,39 @@ class Trainer:
         applied = not bad and not accelerator.optimizer_step_was_skipped
         if applied and self.ema is not None:
             self.ema.update(self.network)
+        if applied and self.loss_aware is not None:
+            drawn, losses = (accelerator.gather(torch.cat(values)) for values in zip(*seen, strict=True))
+            self.loss_aware.update(drawn, losses)
         self.optimizer.zero_grad()
         self.update += 1
         self.samples_seen += self.samples_per_update
         return Outcome(loss_sum, applied, bool(stop))
 
-    def _draw(self, samples: torch.Tensor, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return noise and timesteps of a batch, from the stream of this update, batch and process."""
+    def _draw(self, samples: torch.Tensor, labels: torch.Tensor | None, micro: int) -> "_Draw":
+        """Return what is random about a batch, from the streams of this update, batch and process."""
         config, accelerator = self.config, self.accelerator
         where = (self.update, micro, accelerator.process_index)
+        size, num_steps, device = len(samples), config.ddpm_num_steps, samples.device
+
+        def stream(purpose: str, on: torch.device | str = "cpu") -> torch.Generator:
+            return torch.Generator(on).manual_seed(stream_seed(config.seed, purpose, *where))
+
         torch.manual_seed(stream_seed(config.seed, "dropout", *where))
-        generator = torch.Generator(samples.device).manual_seed(stream_seed(config.seed, "noise", *where))
-        noise = torch.randn(samples.shape, generator=generator, device=samples.device)
+        noise = torch.randn(samples.shape, generator=stream("noise", device), device=device)
+        if labels is not None and self.null_label is not None:
+            labels = drop_labels(labels, self.null_label, config.label_dropout, stream("labels"))
         # On the CPU, because not every device has the float64 of the strata.
-        generator = torch.Generator().manual_seed(stream_seed(config.seed, "timesteps", *where))
-        size, num_steps = len(samples), config.ddpm_num_steps
-        if config.timestep_sampling == "uniform":
+        generator, weights = stream("timesteps"), torch.ones(())
+        if self.loss_aware is not None:
+            timesteps, weights = self.loss_aware.sample(size, generator)
+        elif config.timestep_sampling == "uniform":
             timesteps = uniform_timesteps(size, num_steps, generator)
         else:
             part = accelerator.process_index * config.gradient_accumulation_steps + micro
             timesteps = stratified_timesteps(
                 size, num_steps, generator, first_stratum=part * size, num_strata=self.samples_per_update
             )
-        return noise, timesteps.to(samples.device)
+        return _Draw(noise, timesteps.to(device), weights.to(device), labels)
 
     def _check_nonfinite(self, outcome: Outcome) -> None:
         """Count skipped updates; raise NonFiniteError after too many in a row."""
@@ -312,7 +341,7 @@ class Trainer:
     def pipeline(self) -> DDPMFromScratchPipeline:
         """Return a pipeline of its own with the averaged weights."""
         scheduler = DDPMFromScratchScheduler.from_config(self.scheduler.config)
-        return DDPMFromScratchPipeline(self.averaged_network(), scheduler)
+        return DDPMFromScratchPipeline(self.averaged_network(), scheduler, self.null_label)
 
     def save_samples(self, path: Path) -> None:
         """Save a picture of samples, always of the same noise."""
@@ -324,6 +353,7 @@ class Trainer:
         options: dict[str, Any] = {}
         if self.data.num_classes is not None:
             options["class_labels"] = torch.arange(count) % self.data.num_classes
+            options["guidance_scale"] = config.guidance_scale
         generator = torch.Generator().manual_seed(stream_seed(config.seed, "samples"))
         samples = pipeline(
             count, generator, config.ddpm_num_inference_steps, output_type="np", **options
@@ -346,6 +376,8 @@ class Trainer:
         live = {"model": sharding.weights(self.network), "optimizer": optimizer_tensors}
         if self.ema is not None:
             live["ema"] = self.ema.tensors
+        if self.loss_aware is not None:
+            live["timesteps"] = self.loss_aware.state_dict()
         tensors = {
             name: sharding.gather(named, keep=accelerator.is_main_process) for name, named in live.items()
         }
@@ -439,6 +471,8 @@ class Trainer:
             sharding.load(sharding.weights(self.network), tensors["model"])
             if self.ema is not None:
                 sharding.load(self.ema.tensors, tensors["ema"])
+            if self.loss_aware is not None:
+                self.loss_aware.load_state_dict(tensors["timesteps"])
             sharding.load_optimizer_state(
                 self.optimizer, self.network, tensors["optimizer"], state["optimizer"]
             )

@@ -22,8 +22,6 @@ from .diffusion import (
 )
 from .noise_schedules import snr
 from .reverse_chain import LEARNED_VARIANCE_TYPES
-from .timestep_samplers import stratified_timesteps as stratified_timesteps
-from .timestep_samplers import uniform_timesteps as uniform_timesteps
 from .variational_bound import bound_coefficients, bound_terms
 
 LOSS_WEIGHTINGS = ("none", "min_snr")
