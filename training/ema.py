@@ -24,11 +24,17 @@ class WeightAverage:
         self.inv_gamma, self.power, self.max_decay = inv_gamma, power, max_decay
         self.updates = 0
         self.tensors = {name: value.float().clone() for name, value in weights(model).items()}
+        self._local = [local(value) for value in self.tensors.values()]
+        # Looked up once, because that takes longer than to average; but shards are not the same for ever.
+        sharded = any(
+            value is not part for value, part in zip(self.tensors.values(), self._local, strict=True)
+        )
+        self._live = None if sharded else list(weights(model).values())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights after one more update."""
         decay = min(1 - (1 + self.updates / self.inv_gamma) ** -self.power, self.max_decay)
-        current = [local(value).float() for value in weights(model).values()]
-        torch._foreach_lerp_([local(value) for value in self.tensors.values()], current, 1 - decay)
+        live = self._live or [local(value) for value in weights(model).values()]
+        torch._foreach_lerp_(self._local, [value.float() for value in live], 1 - decay)
         self.updates += 1

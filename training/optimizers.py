@@ -15,21 +15,32 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
     Newton-Schulz iteration X <- a X + (b A + c A^2) X, A = X X^T, (a, b, c) = (3.4445, -4.7750, 2.0315), from
     X / |X|; the singular values end between about 0.7 and 1.2. (Jordan et al. 2024, "Muon".) In bfloat16
-    on GPUs, in float32 on CPUs, where bfloat16 products are slower.
+    on GPUs, in float32 on CPUs, where bfloat16 products are slower and fewer multiplications pay.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     work = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     transposed = work.shape[-2] > work.shape[-1]
     work = work.mT if transposed else work
     work = work / (work.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = work @ work.mT
-        work = a * work + (b * gram + c * gram @ gram) @ work
+    if matrices.is_cuda:
+        for _ in range(steps):
+            gram = work @ work.mT
+            work = a * work + (b * gram + c * gram @ gram) @ work
+    else:
+        # The same in float32 by the small matrices alone: X <- P X makes the Gram matrix P A P.
+        gram, product = work @ work.mT, torch.eye(work.shape[-2])
+        for step in range(steps):
+            polynomial = b * gram + c * gram @ gram
+            polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+            product = polynomial @ product
+            if step < steps - 1:
+                gram = polynomial @ gram @ polynomial
+        work = product @ work
     return (work.mT if transposed else work).to(matrices.dtype)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for parameter groups with muon=True, AdamW for the others, as one optimizer.
+    """Muon for parameter groups with muon=True, fused AdamW for the others, as one optimizer.
 
     Muon: m <- momentum m + g; update = orthogonalize(g + momentum m) sqrt(max(1, rows / columns)). A kernel
     (out, in, k, k) counts as a matrix (out, in k k). (Jordan et al. 2024, "Muon"; torch.optim.Muon takes
@@ -82,12 +93,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for p in params:
             state = self.state[p]
             if not state:
-                state["step"] = torch.tensor(0.0)
+                state["step"] = torch.zeros((), device=p.device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         columns = ("step", "exp_avg", "exp_avg_sq")
         steps, first, second = ([self.state[p][name] for p in params] for name in columns)
         adamw(
-            params, [p.grad for p in params], first, second, [], steps, foreach=True, amsgrad=False,
+            params, [p.grad for p in params], first, second, [], steps, fused=True, amsgrad=False,
             beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
             weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip

@@ -19,9 +19,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.optimization import get_scheduler
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm.auto import tqdm
 
 import checkpoint
+import cpu
 import sharding
 from config import TrainingConfig
 from data import TrainingData
@@ -103,11 +105,17 @@ class Trainer:
         )
         set_seed(stream_seed(config.seed, "model") % 2**32)
         self.network: ModelMixin = build_model(network).to(accelerator.device)
+        if accelerator.device.type == "cpu":
+            cpu.keep_large_allocations()
+            if accelerator.mixed_precision == "bf16" and data.sample_shape[-1] <= 32:
+                cpu.use_plain_attention(self.network)
         sharding.configure_sharding(accelerator, self.network)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         optimizer = make_optimizer(self.network, config)
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        self._parameters = list(self.model.parameters())
+        self._clips_itself = accelerator.scaler is not None or accelerator.is_fsdp2
         self.ema = (
             WeightAverage(self.network, config.ema_inv_gamma, config.ema_power, config.ema_max_decay)
             if config.use_ema
@@ -226,7 +234,8 @@ class Trainer:
     def train_update(self, batches: Iterator[Batch]) -> Outcome:
         """Do one optimizer update; skip it in all processes if its loss or gradient is not finite."""
         config, accelerator = self.config, self.accelerator
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         total = torch.zeros((), device=accelerator.device)
         seen = []
         for micro in range(config.gradient_accumulation_steps):
@@ -242,17 +251,19 @@ class Trainer:
                     class_labels=draw.labels, loss_weighting=config.loss_weighting,
                     snr_gamma=config.snr_gamma, vlb_weight=config.vlb_weight, data_levels=self.data.levels,
                 )  # fmt: skip
-                loss = (draw.weights * losses).mean() / config.gradient_accumulation_steps
-                accelerator.backward(loss)
-            total += loss.detach()
+                weighted = (draw.weights * losses).mean() / config.gradient_accumulation_steps
+                accelerator.backward(weighted)
+            total += weighted.detach()
             seen.append((draw.timesteps, losses.detach()))
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        norm = sharding.full_tensor(norm)
-        is_bad = ~torch.isfinite(total + norm.to(total.device))
+        norm = self._gradient_norm()
+        is_bad = ~torch.isfinite(total + norm)
         asked = torch.tensor(float(self.stop.signal is not None), device=total.device)
         # One small collective call, in which the processes agree on what this update was.
-        status = torch.stack([total / accelerator.num_processes, is_bad.float(), asked])
-        loss_sum, bad, stop = accelerator.reduce(status, "sum").tolist()
+        status = torch.stack([total, norm, is_bad.float(), asked])
+        loss, length, bad, stop = accelerator.reduce(status, "sum").tolist()
+        loss, length = loss / accelerator.num_processes, length / accelerator.num_processes
+        if length > config.max_grad_norm and not self._clips_itself:
+            clip_grads_with_norm_(self._parameters, config.max_grad_norm, norm)
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
             group["lr"] = rate
         if not bad or accelerator.scaler is not None:  # a scaler sees the same, skips, and lowers its scale
@@ -266,7 +277,14 @@ class Trainer:
         self.optimizer.zero_grad()
         self.update += 1
         self.samples_seen += self.samples_per_update
-        return Outcome(loss_sum, applied, bool(stop))
+        return Outcome(loss, applied, bool(stop))
+
+    def _gradient_norm(self) -> torch.Tensor:
+        """Return the norm of the whole gradient; under shards or a loss scale, clip it at once."""
+        if self._clips_itself:
+            limit = self.config.max_grad_norm
+            return sharding.full_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        return get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
     def _draw(self, samples: torch.Tensor, labels: torch.Tensor | None, micro: int) -> "_Draw":
         """Return what is random about a batch, from the streams of this update, batch and process."""
