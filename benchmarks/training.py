@@ -60,7 +60,7 @@ sys.path.insert(0, str(ROOT / "training"))
 import cpu  # noqa: E402
 from config import TrainingConfig, parse_config  # noqa: E402
 from data import load_digits, load_training_data  # noqa: E402
-from evaluate import train_digit_classifier  # noqa: E402
+from features import train_digit_classifier  # noqa: E402
 from trainer import Trainer  # noqa: E402
 
 # UNet2DModel with diffusers' defaults, as small as 8x8 digits allow.

@@ -1,5 +1,6 @@
 """Shared by all tests: the scripts of training/ are importable, and nothing reaches the network."""
 
+import json
 import os
 import subprocess
 import sys
@@ -65,3 +66,44 @@ def tiny_run(tmp_path_factory):
         "--seed=3",
     )
     return folder
+
+
+TINY_TRANSFORMER = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 28,
+    "patch_size": 14,
+}
+# As in facebook/dinov2-small, at an eighth of the size: resize to 32, crop the centre to 28.
+DINOV2_PROCESSOR = {
+    "crop_size": {"height": 28, "width": 28},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_processor_type": "BitImageProcessor",
+    "image_std": [0.229, 0.224, 0.225],
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "size": {"shortest_edge": 32},
+}
+
+
+def save_vision_model(folder, model, processor):
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+@pytest.fixture
+def tiny_dinov2(tmp_path):
+    """The folder of a DINOv2 with random weights."""
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**TINY_TRANSFORMER))
+    return save_vision_model(tmp_path / "dinov2-tiny", model, DINOV2_PROCESSOR)

@@ -39,7 +39,7 @@ BAD = [
     ([DATA, "--push_to_hub", "--label_column=label"], "--push_to_hub"),
     ([DATA, "--config=missing.yaml"], "missing.yaml"),
     ([DATA, "--config"], "--config"),
-    ([DATA, "--evaluation_samples=1"], "at least 2"),
+    ([DATA, "--evaluation_samples=1"], "at least 4"),
     ([DATA, "--rescale_betas_zero_snr"], "v_prediction"),
     ([DATA, "extra"], "extra"),
     ([DATA, "--logger=print"], "tensorboard"),

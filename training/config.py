@@ -245,7 +245,7 @@ class TrainingConfig:
                 f"--evaluation_samples needs data with a held-out part, one of {BUILT_IN_DATASETS}, got "
                 f"{self.dataset_name or self.train_data_dir!r}."
             )
-        self._require("evaluation_samples", lambda value: value != 1, "0 or at least 2")
+        self._require("evaluation_samples", lambda value: not 0 < value < 4, "0 or at least 4")
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ConfigError(
                 "--rescale_betas_zero_snr leaves no signal at T, where epsilon says nothing about x_0: use "
@@ -288,13 +288,16 @@ class TrainingConfig:
 _ON_RESUME: dict[str, str] = {item.name: item.metadata["on_resume"] for item in fields(TrainingConfig)}
 
 
-class _OneLineErrors(argparse.ArgumentParser):
+class OneLineErrors(argparse.ArgumentParser):
+    """A parser whose errors are one line and exit status 2."""
+
     def error(self, message: str) -> NoReturn:
+        """Print the message and exit."""
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         sys.exit(2)
 
 
-class _Parser(_OneLineErrors, HfArgumentParser):
+class _Parser(OneLineErrors, HfArgumentParser):
     """A parser of the configuration whose errors are one line."""
 
 
@@ -351,7 +354,7 @@ def parse_config(argv: list[str] | None = None) -> TrainingConfig:
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = _make_parser()
-    config_only = _OneLineErrors(prog="train.py", add_help=False, allow_abbrev=False)
+    config_only = OneLineErrors(prog="train.py", add_help=False, allow_abbrev=False)
     config_only.add_argument("--config")
     chosen = config_only.parse_known_args(argv)[0].config
     from_file = _flags_of_file(chosen, parser) if chosen else []

@@ -19,6 +19,7 @@ from sample_order import Batch, ImageStream, PositionDataset, load_batches, posi
 # Decoded images are kept in memory up to this size.
 MAX_BYTES_IN_MEMORY = 4 * 2**30
 NUM_POINTS = 50_000
+DIGITS_NAME = "scikit-learn handwritten digits"
 
 
 @dataclass
@@ -151,7 +152,7 @@ def _digits_data(config: TrainingConfig, resolution: int | None, channels: int |
         sample_shape=(1, 8, 8),
         num_classes=10 if with_labels else None,
         held_out=held_out,
-        name="scikit-learn handwritten digits",
+        name=DIGITS_NAME,
         levels=17,
     )
 

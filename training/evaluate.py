@@ -1,206 +1,431 @@
-"""Held-out quality of a saved pipeline, with the floor of the data beside each figure.
+"""Quality of a saved pipeline, with the floor of the data beside each figure.
 
     python training/evaluate.py runs/digits --dataset_name digits --num_inference_steps 200
+    accelerate launch training/evaluate.py runs/photos --train_data_dir photos/ --reference_data_dir unseen/
 
-Digits are judged in pixels (sliced W2) and on the 32 penultimate features of a small classifier trained on
-the spot on the training digits (Fréchet distance; not FID, which means Inception). Points are judged by
-sliced W2 alone.
+Samples are compared with held-out data: sliced W2 in pixels, then on features (features.py) the Fréchet and
+the kernel distance, precision and recall, and a check for copies of training data. Training samples, judged
+alike, give the floor. Each figure bears the name of its features; only those of Inception make a FID.
 """
 
 import argparse
 import json
+import math
+import os
 import sys
-import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate.utils.operations import convert_outputs_to_fp32
+from tqdm.auto import tqdm
 
-from config import BUILT_IN_DATASETS, TrainingConfig
-from data import load_digits, load_training_data
+from config import BUILT_IN_DATASETS, OneLineErrors, TrainingConfig
+from data import DIGITS_NAME, TrainingData, load_training_data
 from ddpm_from_scratch import DDPMFromScratchPipeline
-from ddpm_from_scratch.metrics import frechet_distance, sliced_wasserstein
+from ddpm_from_scratch.metrics import unit_directions
 from ddpm_from_scratch.models import sample_shape
 from errors import ConfigError
-from seeds import stream_seed
+from features import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL, FeatureExtractor, load_features
+from figures import Columns, figures, format_results, sliced_figures
+from images import DataError
+from sampling import Samples, generate, save_picture
 
-# What each figure is, in words, for the card: the key in results.json -> name.
-METRIC_NAMES = {
-    "sliced_w2": "Sliced 2-Wasserstein distance to held-out data (pixels or coordinates)",
-    "frechet_distance_digit_classifier": "Fréchet distance on digit-classifier features (not FID)",
-}
+# Four samples are the fewest that the kernel distance and three nearest neighbours can be had from.
+MIN_SAMPLES = 4
+# Of a larger set, so many training samples, chosen at random, are looked at.
+MAX_TRAINING_SAMPLES = 50_000
+NUM_IMAGES_SHOWN, NUM_POINTS_SHOWN = 64, 2000
 
-
-class DigitClassifier(nn.Module):
-    """A small CNN for 8x8 digits whose 32 penultimate features measure sample quality."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(256, 32), nn.ReLU(),
-        )  # fmt: skip
-        self.classify = nn.Linear(32, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, 10) for images (B, 1, 8, 8) in [-1, 1]."""
-        return self.classify(self.features(images))
+DATA_FLAGS = (
+    "dataset_name", "dataset_config_name", "dataset_split", "train_data_dir", "image_column", "label_column",
+    "resolution", "channels", "cache_dir", "center_crop",
+)  # fmt: skip
 
 
-def train_digit_classifier(num_epochs: int = 30, seed: int = 0) -> tuple[DigitClassifier, float]:
-    """Return a classifier trained on the training digits, and its accuracy on the held-out ones."""
-    images, labels, held_out, held_out_labels = load_digits()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        classifier = DigitClassifier()
-        optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
-        total = num_epochs * len(images) // 64
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=total + 1)
-        for step in range(total):
-            if step * 64 % len(images) < 64:
-                order = torch.randperm(len(images))
-            batch = order[torch.arange(step * 64, (step + 1) * 64) % len(images)]
-            loss = nn.functional.cross_entropy(classifier(images[batch]), labels[batch], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    classifier.eval()
-    with torch.no_grad():
-        accuracy = float((classifier(held_out).argmax(1) == held_out_labels).float().mean())
-    return classifier, accuracy
-
-
-def generate(
-    pipeline: DDPMFromScratchPipeline,
-    num_samples: int,
-    num_inference_steps: int | None,
-    seed: int,
-    batch_size: int = 250,
-) -> tuple[torch.Tensor, int]:
-    """Return samples in the network's units, float32 on the CPU, and the network evaluations each took."""
-    evaluations = 0
-
-    def count(*_: Any) -> None:
-        nonlocal evaluations
-        evaluations += 1
-
-    hook = pipeline.unet.register_forward_hook(count)
-    batches = []
-    labels = getattr(pipeline.unet.config, "num_class_embeds", None)
-    for start in range(0, num_samples, batch_size):
-        pipeline.set_progress_bar_config(desc=f"sampling {start} of {num_samples}", leave=False)
-        generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation", start))
-        size = min(batch_size, num_samples - start)
-        options = {} if labels is None else {"class_labels": torch.arange(start, start + size) % labels}
-        output = pipeline(
-            size, generator=generator, num_inference_steps=num_inference_steps, output_type="pt", **options
-        )
-        batches.append(output.images.float().cpu())
-    hook.remove()
-    samples = torch.cat(batches)
-    return (samples * 2 - 1 if samples.ndim == 4 else samples), evaluations // len(batches)
+def default_features(data: TrainingData) -> str:
+    """Return the features that "auto" stands for."""
+    if len(data.sample_shape) == 1:
+        return "coordinates"
+    return "digit_classifier" if data.name == DIGITS_NAME else DEFAULT_VISION_MODEL
 
 
 def evaluate(
     pipeline: DDPMFromScratchPipeline,
-    dataset_name: str,
-    num_samples: int = 1000,
+    data: TrainingData,
+    *,
+    num_samples: int,
     num_inference_steps: int | None = None,
     seed: int = 0,
+    guidance_scale: float = 1.0,
+    features: str | FeatureExtractor | Sequence[str | FeatureExtractor] = "auto",
+    batch_size: int = 250,
+    on_step: Callable[[], None] | None = None,
+    reference: TrainingData | None = None,
+    cache_dir: str | None = None,
+    output_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Return held-out quality for built-in data; training data judged alike give the floors.
+    """Return the figures of `figures.metric_names` and how they came about, in every process.
+
+    All processes must call it; sampling and features are shared out, the figures are computed in the main
+    process. Without held-out samples the reference is the training data themselves, which a copying model
+    would match best; then the floor is the distance of two parts of them.
 
     Args:
-        pipeline: what to judge.
-        dataset_name: "digits" or a set of points.
+        pipeline: what to judge, on the device of this process.
+        data: what it was trained on, and the held-out part if there is one.
         num_samples: samples to generate; as many training samples give the floor.
         num_inference_steps: timesteps to visit; all T if not given.
         seed: of the samples.
+        guidance_scale: of classifier-free guidance; 1 is none.
+        features: "auto" (see `default_features`), a name (see `load_features`), an extractor, or several.
+        batch_size: samples of one batch, in sampling and in the networks of features.
+        on_step: called in every process after each step of sampling and batch of features, equally often; may
+            raise to stop.
+        reference: held-out samples in place of those of `data`.
+        cache_dir: folder for downloaded models.
+        output_dir: folder to write results.json and a picture of samples, samples.png, to.
+
+    Raises:
+        ConfigError: too few samples, data read as a stream, or features that cannot be had.
     """
-    data = load_training_data(TrainingConfig(dataset_name=dataset_name), None, None)
-    assert data.held_out is not None and data.dataset is not None  # built-in data have both
-    began = time.perf_counter()
-    samples, evaluations = generate(pipeline, num_samples, num_inference_steps, seed)
-    seconds = time.perf_counter() - began
-    chosen = torch.randperm(data.dataset.num_samples, generator=torch.Generator().manual_seed(0))[
-        :num_samples
+    state = PartialState()
+    training, held_out = _readers(data, reference)
+    _check_sizes(num_samples, training, held_out)
+    extractors = _load(features, data, cache_dir)
+    made = generate(
+        pipeline, num_samples, batch_size=batch_size, num_inference_steps=num_inference_steps, seed=seed,
+        guidance_scale=guidance_scale, on_step=on_step,
+    )  # fmt: skip
+    samples = _Source(num_samples, lambda indices: made.samples[list(indices)])
+    projection = _Projection(data.sample_shape, state.device)
+    extracted = [
+        None
+        if source is None
+        else _extract([projection, *extractors], source, batch_size, on_step, f"features of {what}")
+        for source, what in ((samples, "samples"), (training, "training data"), (held_out, "held-out data"))
     ]
-    train = data.dataset.samples[chosen]  # type: ignore[index]
+    results: dict[str, Any] = {}
+    if state.is_main_process:
+        results = {"guidance_scale": guidance_scale} if guidance_scale != 1 else {}
+        results |= _about(pipeline, data, made, num_inference_steps, seed, batch_size, training, held_out)
+        results["features"] = {extractor.name: extractor.description for extractor in extractors}
+        projected, *columns = (
+            Columns(*(None if features is None else features[index] for features in extracted))
+            for index in range(1 + len(extractors))
+        )
+        results |= sliced_figures(projected)
+        for extractor, column in zip(extractors, columns, strict=True):
+            results |= figures(column.to(state.device), extractor.name)
+        if output_dir is not None:
+            _write(output_dir, results, made.samples, held_out or training)
+    shared = [results]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+def _load(
+    features: str | FeatureExtractor | Sequence[str | FeatureExtractor],
+    data: TrainingData,
+    cache_dir: str | None,
+) -> list[FeatureExtractor]:
+    """Return the extractors that `evaluate` is asked for; see there."""
+    device = PartialState().device
+    wanted = [features] if isinstance(features, str) or callable(features) else list(features)
+    names = [default_features(data) if item == "auto" else item for item in wanted]
+    extractors = [
+        load_features(item, data.sample_shape, device, cache_dir) if isinstance(item, str) else item
+        for item in names
+    ]
+    if len({extractor.name for extractor in extractors}) != len(extractors):
+        listed = ", ".join(extractor.name for extractor in extractors)
+        raise ConfigError(f"features are {listed}, but each name may come once: leave one out, or rename it.")
+    return extractors
+
+
+def _write(folder: Path, results: dict[str, Any], samples: torch.Tensor, data: "_Source") -> None:
+    """Write results.json and samples.png; points are drawn over data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    if samples.ndim == 2:
+        behind = data.read(range(min(NUM_POINTS_SHOWN, data.count)))
+        save_picture(samples[:NUM_POINTS_SHOWN], folder / "samples.png", behind)
+    else:
+        save_picture(samples[:NUM_IMAGES_SHOWN], folder / "samples.png")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Samples that are read a batch at a time: `read` takes their numbers, below `count`."""
+
+    count: int
+    read: Callable[[Sequence[int]], torch.Tensor]
+
+
+def _readers(data: TrainingData, reference: TrainingData | None) -> tuple[_Source, _Source | None]:
+    """Return the training and the held-out samples, the latter None if there are none."""
+    if data.dataset is None or (reference is not None and reference.dataset is None):
+        raise ConfigError("evaluation cannot read its data as a stream: leave --streaming out.")
+    if reference is not None and reference.sample_shape != data.sample_shape:
+        raise ConfigError(
+            f"held-out samples have shape {reference.sample_shape}, but training samples {data.sample_shape}."
+        )
+    dataset = data.dataset
+    chosen = list(range(dataset.num_samples))
+    if len(chosen) > MAX_TRAINING_SAMPLES:
+        shuffled = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))
+        chosen = shuffled[:MAX_TRAINING_SAMPLES].tolist()
+    training = _Source(len(chosen), lambda indices: dataset.plain([chosen[i] for i in indices]))
+    if reference is not None:
+        assert reference.dataset is not None
+        return training, _Source(reference.dataset.num_samples, reference.dataset.plain)
+    if data.held_out is None:
+        return training, None
     held_out = data.held_out
-    results: dict[str, Any] = {
+    return training, _Source(len(held_out), lambda indices: held_out[list(indices)])
+
+
+def _check_sizes(num_samples: int, training: _Source, held_out: _Source | None) -> None:
+    # Without held-out samples the training samples are parted in two.
+    least = MIN_SAMPLES if held_out is not None else 2 * MIN_SAMPLES
+    for name, count, minimum in (
+        ("samples to generate", num_samples, MIN_SAMPLES),
+        ("training samples", training.count, least),
+        ("held-out samples", held_out.count if held_out is not None else least, MIN_SAMPLES),
+    ):
+        if count < minimum:
+            raise ConfigError(f"evaluation got {count} {name}, but needs at least {minimum}.")
+
+
+class _Projection:
+    """The samples on the directions of sliced W2, which take less memory than large images."""
+
+    name, description = "projection", "random directions"
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device):
+        self.directions = unit_directions(torch.Size(shape).numel()).float().to(device)
+
+    def __call__(self, samples: torch.Tensor) -> torch.Tensor:
+        return (samples.flatten(1).to(self.directions.device) @ self.directions).cpu()
+
+
+def _extract(
+    extractors: Sequence[FeatureExtractor],
+    source: _Source,
+    batch_size: int,
+    on_step: Callable[[], None] | None,
+    description: str,
+) -> list[torch.Tensor]:
+    """Return the features of all samples by each extractor, computed by all processes, in each of them."""
+    state = PartialState()
+    own: list[list[torch.Tensor]] = []
+    num_batches = math.ceil(source.count / batch_size)
+    progress = tqdm(
+        total=source.count, desc=description, unit="sample", leave=False, disable=not state.is_main_process
+    )
+    with progress:
+        for first in range(0, num_batches, state.num_processes):
+            start = (first + state.process_index) * batch_size
+            indices = range(start, min(start + batch_size, source.count))
+            if indices:
+                batch = source.read(indices)
+                own.append([extractor(batch) for extractor in extractors])
+            progress.update(min(source.count - progress.n, state.num_processes * batch_size))
+            if on_step is not None:
+                on_step()
+    of_process = gather_object([own])
+    batches = [of_process[b % state.num_processes][b // state.num_processes] for b in range(num_batches)]
+    return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def _about(
+    pipeline: DDPMFromScratchPipeline,
+    data: TrainingData,
+    samples: Samples,
+    num_inference_steps: int | None,
+    seed: int,
+    batch_size: int,
+    training: _Source,
+    held_out: _Source | None,
+) -> dict[str, Any]:
+    """Return what was compared with what, and what the samples cost."""
+    state, count = PartialState(), len(samples.samples)
+    if held_out is not None:
+        reference = f"{held_out.count} held-out samples"
+    else:
+        reference = f"the {training.count} training samples themselves, as no held-out ones were given"
+    assert data.num_samples is not None
+    return {
         "dataset": data.name,
-        "num_samples": num_samples,
-        "num_held_out": len(held_out),
-        "num_floor": len(train),
+        "sample_shape": list(data.sample_shape),
+        "reference": reference,
+        "num_samples": count,
+        "num_held_out": 0 if held_out is None else held_out.count,
+        "num_training": training.count,
+        "num_training_total": data.num_samples,
+        "num_floor": min(count, training.count if held_out is not None else training.count // 2),
         "num_inference_steps": num_inference_steps or pipeline.scheduler.config.num_train_timesteps,
-        "network_evaluations": evaluations,
+        "network_evaluations": samples.evaluations_per_sample,
+        "seconds_per_sample": samples.seconds_per_sample,
+        "num_processes": state.num_processes,
+        "device": state.device.type,
         "scheduler": type(pipeline.scheduler).__name__,
-        "seconds_per_sample": seconds / num_samples,
+        "batch_size": batch_size,
         "seed": seed,
     }
-    distance, floor = (sliced_wasserstein(x.flatten(1), held_out.flatten(1)) for x in (samples, train))
-    results |= {"sliced_w2": distance, "sliced_w2_floor": floor, "sliced_w2_over_floor": distance / floor}
-    if dataset_name == "digits":
-        classifier, accuracy = train_digit_classifier()
-        with torch.no_grad():
-            features, floor_features, reference = (classifier.features(x) for x in (samples, train, held_out))
-        results |= {
-            "frechet_distance_digit_classifier": frechet_distance(features, reference),
-            "frechet_distance_digit_classifier_floor": frechet_distance(floor_features, reference),
-            "digit_classifier_accuracy": accuracy,
-        }
-    return results
 
 
-def format_results(results: dict[str, Any]) -> str:
-    """Return the figures as lines of text."""
-    lines = [
-        f"{results['num_samples']} samples, {results['network_evaluations']} network evaluations each, "
-        "against "
-        f"{results['num_held_out']} held-out samples of {results['dataset']}:"
-    ]
-    for key, name in METRIC_NAMES.items():
-        if key in results:
-            lines.append(
-                f"  {name}: {results[key]:.4f}   (training data against held-out: "
-                f"{results[key + '_floor']:.4f})"
-            )
-    return "\n".join(lines)
+def load_reference(
+    config: TrainingConfig, folder: str | None, split: str | None, shape: tuple[int, ...]
+) -> TrainingData | None:
+    """Return held-out images, read as the training images of a configuration are; None if none are given.
 
+    Args:
+        config: of the training data.
+        folder: of held-out images, in place of the data set.
+        split: of the folder or data set; of a folder, "train" if not given.
+        shape: (C, H, W) of the images.
 
-def main(argv: list[str] | None = None) -> None:
-    """Evaluate a saved pipeline; print the figures and write them to a file."""
-    parser = argparse.ArgumentParser(description="Measure held-out quality of a saved pipeline.")
-    parser.add_argument("pipeline", help="folder or Hub id of a pipeline")
-    parser.add_argument(
-        "--dataset_name", required=True, choices=BUILT_IN_DATASETS, help="what it was trained on"
-    )
-    parser.add_argument("--num_samples", type=int, default=1000, help="samples to generate")
-    parser.add_argument(
-        "--num_inference_steps", type=int, default=None, help="timesteps to visit; T if not given"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
-    parser.add_argument("--output", type=Path, default=None, help="JSON file to write the figures to")
-    args = parser.parse_args(argv)
-    if args.num_samples < 2:
-        parser.error(f"--num_samples is {args.num_samples}, but must be at least 2.")
+    Raises:
+        ConfigError: no such folder or split, or images that cannot be read.
+    """
+    if folder is None and split is None:
+        return None
+    if config.dataset_name in BUILT_IN_DATASETS:
+        raise ConfigError(f"{config.dataset_name!r} has a held-out part of its own: give no reference.")
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(f"--reference_data_dir is {folder!r}, but there is no such folder.")
+    changes: dict[str, Any] = {"dataset_split": split or "train", "label_column": None}
+    if folder is not None:
+        changes |= {"train_data_dir": folder, "dataset_name": None, "dataset_config_name": None}
     try:
-        pipeline = DDPMFromScratchPipeline.from_pretrained(args.pipeline)
-        shape, expected = sample_shape(pipeline.unet), (2,) if args.dataset_name != "digits" else (1, 8, 8)
-        if shape != expected:
+        return load_training_data(replace(config, **changes), shape[1], shape[0])
+    except DataError as error:
+        raise ConfigError(f"the reference images cannot be used: {error}") from error
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command; the data have the flags of train.py."""
+    parser = OneLineErrors(
+        prog="evaluate.py", description="Measure the quality of a saved pipeline.", allow_abbrev=False
+    )
+    parser.add_argument("pipeline", help="folder or Hub id of a pipeline")
+    training = parser.add_argument_group("training data, as in train.py")
+    for item in fields(TrainingConfig):
+        if item.name in DATA_FLAGS:
+            kind = int if item.name in ("resolution", "channels") else str
+            options: dict[str, Any] = {"type": kind, "default": item.default}
+            if item.name == "center_crop":
+                options = {"action": "store_true"}
+            training.add_argument(f"--{item.name}", help=item.metadata["help"], **options)
+    held_out = parser.add_argument_group("held-out data")
+    held_out.add_argument("--reference_data_dir", help="folder of images that were not trained on")
+    held_out.add_argument(
+        "--reference_split", help="split that was not trained on, of that folder or the dataset"
+    )
+    how = parser.add_argument_group("evaluation")
+    how.add_argument(
+        "--features", nargs="+", default=["auto"],
+        help=f"what to compare samples on: auto, {', '.join(BUILT_IN_FEATURES)}, or the folder or Hub id of "
+        f"a transformers vision model; auto is digit_classifier for digits, else {DEFAULT_VISION_MODEL}",
+    )  # fmt: skip
+    how.add_argument("--num_samples", type=int, default=1000, help="samples to generate")
+    how.add_argument("--batch_size", type=int, default=250, help="samples of one batch")
+    how.add_argument("--num_inference_steps", type=int, help="timesteps to visit; T if not given")
+    how.add_argument("--guidance_scale", type=float, default=1.0, help="classifier-free guidance; 1 is none")
+    how.add_argument("--seed", type=int, default=0, help="seed of the samples")
+    how.add_argument(
+        "--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="precision of the network"
+    )
+    how.add_argument(
+        "--output_dir",
+        type=Path,
+        help="folder for results.json and samples.png; evaluation/ in the pipeline's",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate as the command line says; print the figures and write them to the output folder.
+
+    Raises:
+        ConfigError: anything the user can mend.
+    """
+    output_dir = args.output_dir
+    if output_dir is None:
+        if not Path(args.pipeline).is_dir():
             raise ConfigError(
-                f"the pipeline makes samples of shape {shape}, but {args.dataset_name} has {expected}."
+                f"pipeline is {args.pipeline!r}, not a folder: give --output_dir for the figures."
             )
-        results = evaluate(pipeline, args.dataset_name, args.num_samples, args.num_inference_steps, args.seed)
+        output_dir = Path(args.pipeline) / "evaluation"
+    config = TrainingConfig(seed=args.seed, **{name: getattr(args, name) for name in DATA_FLAGS})
+    # As Accelerator does; PartialState alone does not look at the variable.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if state.num_processes != launched:
+        raise ConfigError(
+            f"{launched} processes were launched, but this one sees {state.num_processes}: on CPUs set "
+            "ACCELERATE_USE_CPU=true."
+        )
+    pipeline = DDPMFromScratchPipeline.from_pretrained(args.pipeline, cache_dir=args.cache_dir)
+    shape = sample_shape(pipeline.unet)
+    is_image = len(shape) == 3
+    data = load_training_data(
+        config,
+        config.resolution or (shape[1] if is_image else None),
+        config.channels or (shape[0] if is_image else None),
+    )
+    if data.sample_shape != shape:
+        raise ConfigError(
+            f"the pipeline makes samples of shape {shape}, but {data.name} has {data.sample_shape}."
+        )
+    num_classes = getattr(pipeline.unet.config, "num_class_embeds", None)
+    if num_classes is not None and pipeline.config.get("null_class_label") is not None:
+        num_classes -= 1
+    if data.num_classes not in (None, num_classes):
+        raise ConfigError(
+            f"--label_column {config.label_column!r} has {data.num_classes} classes, but the pipeline "
+            f"{num_classes or 'none'}."
+        )
+    pipeline.to(state.device)
+    if args.mixed_precision != "no":
+        precision = {"fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
+        autocast = torch.autocast(state.device.type, precision)
+        pipeline.unet.forward = convert_outputs_to_fp32(autocast(pipeline.unet.forward))
+    results = evaluate(
+        pipeline,
+        data,
+        num_samples=args.num_samples,
+        num_inference_steps=args.num_inference_steps,
+        seed=args.seed,
+        guidance_scale=args.guidance_scale,
+        features=args.features,
+        batch_size=args.batch_size,
+        reference=load_reference(config, args.reference_data_dir, args.reference_split, data.sample_shape),
+        cache_dir=args.cache_dir,
+        output_dir=output_dir,
+    )
+    if state.is_main_process:
+        print(format_results(results))
+        print(f"written to {output_dir / 'results.json'}")
+    state.destroy_process_group()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the flags, evaluate, and return the exit status: 0, or 2 with one line on what to mend."""
+    args = make_parser().parse_args(argv)
+    try:
+        run(args)
     except (OSError, ValueError) as error:
-        parser.error(" ".join(str(error).split()))
-    print(format_results(results))
-    if args.output is not None:
-        args.output.write_text(json.dumps(results, indent=2) + "\n")
+        rank = int(os.environ.get("RANK", 0))
+        who = f"evaluate.py, process {rank}" if rank else "evaluate.py"
+        print(f"{who}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

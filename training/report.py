@@ -8,7 +8,7 @@ from typing import Any
 from config import BUILT_IN_DATASETS, TrainingConfig
 from ddpm_from_scratch.hub import model_card
 from ddpm_from_scratch.plots import loss_curve
-from evaluate import METRIC_NAMES
+from figures import metric_names
 from log import read_log
 from storage import replace_file
 from trainer import VERSIONS, Trainer
@@ -45,7 +45,7 @@ def write_report(trainer: Trainer, evaluation: dict[str, Any]) -> None:
         "versions": VERSIONS,
     }
     replace_file(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    metrics = {key: (name, evaluation[key]) for key, name in METRIC_NAMES.items() if key in evaluation}
+    metrics = {key: (name, evaluation[key]) for key, name in metric_names(evaluation).items()}
     card = model_card(
         CARD_TEMPLATE,
         model_name=folder.resolve().name,

@@ -88,22 +88,31 @@ class PositionDataset(Dataset):
 
         In place of such an image stands the next one of the data set that can.
         """
-        indices = [self.index_at(position) for position in positions]
         problems: list[str] = []
-        if isinstance(self.samples, torch.Tensor):
-            samples = self.samples[indices]
-        else:
-            pairs = [self._readable(i, p, problems) for i, p in zip(indices, positions, strict=True)]
-            indices = [index for index, _ in pairs]
-            samples = torch.stack([image for _, image in pairs])
-        if samples.dtype == torch.uint8:
-            samples = to_network_units(samples)
+        wanted = [self.index_at(position) for position in positions]
+        samples, indices = self._cropped(wanted, positions, problems)
         if self.augmentation is not None:
             samples = self.augmentation.flip(samples, positions)
         batch: Batch = {"samples": samples, "problems": problems}
         if self.labels is not None:
             batch["labels"] = self.labels[indices]
         return batch
+
+    def plain(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return samples by their own numbers, cropped as in training but not mirrored, shape (B, ...)."""
+        return self._cropped(indices, indices, [])[0]
+
+    def _cropped(
+        self, indices: Sequence[int], positions: Sequence[int], problems: list[str]
+    ) -> tuple[torch.Tensor, Sequence[int]]:
+        """Return samples in the network's units, cropped by the streams of `positions`, and their numbers."""
+        if isinstance(self.samples, torch.Tensor):
+            samples = self.samples[list(indices)]
+        else:
+            pairs = [self._readable(i, p, problems) for i, p in zip(indices, positions, strict=True)]
+            indices = [index for index, _ in pairs]
+            samples = torch.stack([image for _, image in pairs])
+        return (to_network_units(samples) if samples.dtype == torch.uint8 else samples), indices
 
     def _readable(self, index: int, position: int, problems: list[str]) -> tuple[int, torch.Tensor]:
         """Return the image at an index, or after it, and where it was found."""

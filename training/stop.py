@@ -49,9 +49,9 @@ class StopRequest:
         return bool(reduce(torch.tensor(float(requested), device=state.device), "sum").item())
 
     def check(self) -> None:
-        """Raise Stopped in every process if any was asked to stop."""
+        """Raise Stopped in every process if any was asked to stop; for work after a checkpoint."""
         if self.agreed():
-            raise Stopped
+            raise Stopped("stopped while sampling; go on with --resume_from_checkpoint latest.")
 
 
 def ignore_stop_signals(_: int = 0) -> None:

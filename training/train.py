@@ -22,7 +22,8 @@ def train(config: TrainingConfig) -> None:
     """
     # Not before the flags are checked: torch takes seconds to load.
     from ddpm_from_scratch.hub import push_folder
-    from evaluate import evaluate, format_results
+    from evaluate import evaluate
+    from figures import format_results
     from prepare import (
         choose_model_and_data,
         clear_earlier_run,
@@ -62,21 +63,25 @@ def train(config: TrainingConfig) -> None:
     trainer.run()
     trainer.export()
     trainer.save_samples(output_dir / "samples.png")
+    evaluation = {}
+    if config.evaluation_samples:
+        evaluation = evaluate(
+            trainer.pipeline(), data, num_samples=config.evaluation_samples,
+            num_inference_steps=config.ddpm_num_inference_steps, seed=config.seed,
+            guidance_scale=config.guidance_scale, on_step=stop.check, cache_dir=config.cache_dir,
+        )  # fmt: skip
     if is_main:
-        evaluation = {}
-        if config.evaluation_samples:
-            evaluation = evaluate(
-                trainer.pipeline(), str(config.dataset_name), config.evaluation_samples,
-                config.ddpm_num_inference_steps, config.seed,
-            )  # fmt: skip
+        if evaluation:
             print(format_results(evaluation))
         write_report(trainer, evaluation)
         print(f"saved to {output_dir}")
-        if config.push_to_hub:
-            repo_id = config.hub_model_id or output_dir.resolve().name
-            url = push_folder(output_dir, repo_id, private=config.hub_private_repo, token=config.hub_token)
-            print(f"pushed to {url}")
+    # Together, because a process that leaves while others still talk may never get out.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
+    if is_main and config.push_to_hub:
+        repo_id = config.hub_model_id or output_dir.resolve().name
+        url = push_folder(output_dir, repo_id, private=config.hub_private_repo, token=config.hub_token)
+        print(f"pushed to {url}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -30,13 +30,13 @@ from data import TrainingData
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, __version__
 from ddpm_from_scratch.models import build_model
 from ddpm_from_scratch.objectives import denoising_losses, drop_labels
-from ddpm_from_scratch.plots import point_cloud, sample_grid
 from ddpm_from_scratch.timestep_samplers import LossAwareTimesteps, stratified_timesteps, uniform_timesteps
 from ema import WeightAverage
 from errors import ConfigError, NonFiniteError, Stopped
 from log import MetricsLog
 from optimizers import make_optimizer
 from sample_order import Batch
+from sampling import generate, save_picture
 from seeds import stream_seed
 from stop import StopRequest
 from storage import commit_files, disk_errors_named, require_space, temporary_folder
@@ -204,17 +204,21 @@ class Trainer:
 
     def _observe(self, stop: bool) -> None:
         """Save, sample and export where it is due; raise Stopped, after saving, if the run is to stop."""
-        if stop or self._is_due("checkpoint"):
+        try:
+            if self._is_due("checkpoint"):
+                self.save_checkpoint()
+            if stop:
+                raise Stopped
+            if self._is_due("samples"):
+                self.save_samples(self.output_dir / "samples" / f"step-{self.update:07d}.png")
+            if self._is_due("export"):
+                self.export()
+        except Stopped:
             self.save_checkpoint()
-        if stop:
             raise Stopped(
                 f"stopped after update {self.update} of {self.total_updates}, which is saved in "
                 f"checkpoint-{self.update}; go on with --resume_from_checkpoint latest."
-            )
-        if self._is_due("samples"):
-            self.save_samples(self.output_dir / "samples" / f"step-{self.update:07d}.png")
-        if self._is_due("export"):
-            self.export()
+            ) from None
 
     def _is_due(self, what: str) -> bool:
         """Return whether an observer looks at the run after this update."""
@@ -362,27 +366,19 @@ class Trainer:
         return DDPMFromScratchPipeline(self.averaged_network(), scheduler, self.null_label)
 
     def save_samples(self, path: Path) -> None:
-        """Save a picture of samples, always of the same noise."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pipeline, config = self.pipeline(), self.config
-        pipeline.set_progress_bar_config(desc="sampling", leave=False)
+        """Save a picture of samples, always of the same noise, made by all processes."""
+        config, accelerator = self.config, self.accelerator
         is_points = len(self.data.sample_shape) == 1
         count = max(config.eval_batch_size, 1000) if is_points else config.eval_batch_size
-        options: dict[str, Any] = {}
-        if self.data.num_classes is not None:
-            options["class_labels"] = torch.arange(count) % self.data.num_classes
-            options["guidance_scale"] = config.guidance_scale
-        generator = torch.Generator().manual_seed(stream_seed(config.seed, "samples"))
-        samples = pipeline(
-            count, generator, config.ddpm_num_inference_steps, output_type="np", **options
-        ).images
-        if is_points:
-            reference = None if self.data.held_out is None else self.data.held_out.numpy()
-            point_cloud(samples, path, reference)
-            return
-        scale = max(1, 48 // samples.shape[1])
-        drawable = samples if samples.shape[-1] in (1, 3) else samples[..., :1]
-        sample_grid(drawable, pixel_size=scale).save(path)
+        samples = generate(
+            self.pipeline(), count, batch_size=math.ceil(count / accelerator.num_processes),
+            num_inference_steps=config.ddpm_num_inference_steps, seed=config.seed, purpose="samples",
+            guidance_scale=config.guidance_scale, on_step=self.stop.check,
+        ).samples  # fmt: skip
+        if accelerator.is_main_process:
+            with disk_errors_named(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_picture(samples, path, self.data.held_out)
 
     def save_checkpoint(self) -> None:
         """Write the state of the run after this update, from the main process; all wait for it."""
