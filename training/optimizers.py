@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim._functional import adamw
 
 from config import TrainingConfig
 
@@ -93,12 +92,14 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for p in params:
             state = self.state[p]
             if not state:
-                state["step"] = torch.zeros((), device=p.device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-        columns = ("step", "exp_avg", "exp_avg_sq")
-        steps, first, second = ([self.state[p][name] for p in params] for name in columns)
-        adamw(
-            params, [p.grad for p in params], first, second, [], steps, fused=True, amsgrad=False,
+        # One count for all, kept with the first: one for each, as in torch.optim.AdamW, takes as long to
+        # count as the update itself.
+        step = self.state[params[0]].setdefault("step", torch.zeros((), device=params[0].device))
+        step += 1
+        first, second = ([self.state[p][name] for p in params] for name in ("exp_avg", "exp_avg_sq"))
+        torch._fused_adamw_(
+            params, [p.grad for p in params], first, second, [], [step] * len(params), amsgrad=False,
             beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
             weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
@@ -119,7 +120,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         "weight_decay": config.adam_weight_decay,
     }
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), fused=True, **adamw)
+        return MuonWithAdamW([{"params": list(model.parameters()), "muon": False} | adamw])
     matrices, others = [], []
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):

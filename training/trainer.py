@@ -299,7 +299,7 @@ class Trainer:
         def stream(purpose: str, on: torch.device | str = "cpu") -> torch.Generator:
             return torch.Generator(on).manual_seed(stream_seed(config.seed, purpose, *where))
 
-        torch.manual_seed(stream_seed(config.seed, "dropout", *where))
+        self._seed_dropout(stream_seed(config.seed, "dropout", *where))
         noise = torch.randn(samples.shape, generator=stream("noise", device), device=device)
         if labels is not None and self.null_label is not None:
             labels = drop_labels(labels, self.null_label, config.label_dropout, stream("labels"))
@@ -315,6 +315,12 @@ class Trainer:
                 size, num_steps, generator, first_stratum=part * size, num_strata=self.samples_per_update
             )
         return _Draw(noise, timesteps.to(device), weights.to(device), labels)
+
+    def _seed_dropout(self, seed: int) -> None:
+        """Seed what layers draw from; torch.manual_seed takes a millisecond for devices not there."""
+        torch.default_generator.manual_seed(seed)
+        if self.accelerator.device.type != "cpu":
+            getattr(torch, self.accelerator.device.type).manual_seed(seed)
 
     def _check_nonfinite(self, outcome: Outcome) -> None:
         """Count skipped updates; raise NonFiniteError after too many in a row."""
