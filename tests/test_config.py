@@ -34,7 +34,7 @@ BAD = [
     ([DATA, "--use_ema=maybe"], "--use_ema"),
     ([DATA, "--streaming"], "built-in|max_train_steps"),
     (["--dataset_name=x/y", "--streaming"], "--max_train_steps"),
-    (["--dataset_name=x/y", "--evaluation_samples=5"], "held-out"),
+    (["--dataset_name=x/y", "--streaming", "--max_train_steps=1", "--evaluation_samples=5"], "evaluate.py"),
     ([DATA, "--logging_dir=../x"], "--logging_dir"),
     ([DATA, "--push_to_hub", "--label_column=label"], "--push_to_hub"),
     ([DATA, "--config=missing.yaml"], "missing.yaml"),

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from checkpoint import save_checkpoint
 from conftest import ROOT, run_training
 from ddpm_from_scratch import DDPMFromScratchPipeline
-from runs import TINY
+from runs import TINY, Run
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
@@ -282,6 +282,42 @@ def test_image_folder_trains_with_tensorboard(image_folder, tmp_path, how):
     pipeline = DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")
     (image,) = pipeline(1, num_inference_steps=2).images
     assert image.size == (16, 16) and image.mode == "RGB"
+
+
+def test_stock_readme_command_trains(image_folder, tmp_path):
+    """The flags of diffusers' README as they stand; behind them, what makes a run of hours one of seconds."""
+    stock = """--resolution=64 --center_crop --random_flip --train_batch_size=16 --num_epochs=100
+        --gradient_accumulation_steps=1 --use_ema --learning_rate=1e-4 --lr_warmup_steps=500
+        --mixed_precision=no""".split()
+    small = (
+        "--model_config_name_or_path=tiny",
+        "--channels=3",
+        "--ddpm_num_inference_steps=2",
+        "--eval_batch_size=2",
+    )
+    argv = [f"--train_data_dir={image_folder}", f"--output_dir={tmp_path / 'run'}", *stock, *small]
+    argv.append(f"--cache_dir={tmp_path / 'cache'}")
+    done = Run(argv).wait()
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["training"]["updates"] == 100 * 4 / 16
+    assert DDPMFromScratchPipeline.from_pretrained(tmp_path / "run").unet.config.sample_size == 64
+
+
+def test_image_folder_is_judged_by_the_features_that_are_asked_for(image_folder, tmp_path):
+    for index in range(4, 8):  # eight images, to be parted in two
+        shutil.copy(image_folder / "0.png", image_folder / f"{index}.png")
+    flags = ("--evaluation_samples=4", "--evaluation_features=pixels")
+    train_on_folder(image_folder, tmp_path / "run", *flags)
+    evaluation = json.loads((tmp_path / "run" / "results.json").read_text())["evaluation"]
+    assert (
+        evaluation["frechet_distance_pixels"] > 0 and "training samples themselves" in evaluation["reference"]
+    )
+
+
+def test_features_that_cannot_be_had_cost_no_training(image_folder, tmp_path):
+    flags = ("--evaluation_samples=4", "--evaluation_features=nobody/nothing")
+    check_refused(train_on_folder(image_folder, tmp_path / "run", *flags, check=False), "nobody/nothing")
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,11 @@ class TrainingConfig:
         FREE,
     )
     evaluation_samples: int = _flag(
-        0,
-        "Samples to generate at the end and compare with held-out data; only for data with a held-out part.",
+        0, "Samples to generate at the end and compare with held-out data, or with the training data.", FREE
+    )
+    evaluation_features: str = _flag(
+        "auto",
+        "What to compare them on: auto, pixels, digit_classifier, inception, or a transformers vision model.",
         FREE,
     )
 
@@ -240,10 +243,9 @@ class TrainingConfig:
             raise ConfigError(f"--streaming does not apply to the built-in data {self.dataset_name!r}.")
         if self.allow_recipe_change and not self.resume_from_checkpoint:
             raise ConfigError("--allow_recipe_change applies to --resume_from_checkpoint only.")
-        if self.evaluation_samples and self.dataset_name not in BUILT_IN_DATASETS:
+        if self.evaluation_samples and self.streaming:
             raise ConfigError(
-                f"--evaluation_samples needs data with a held-out part, one of {BUILT_IN_DATASETS}, got "
-                f"{self.dataset_name or self.train_data_dir!r}."
+                "--evaluation_samples cannot be had with --streaming: use training/evaluate.py."
             )
         self._require("evaluation_samples", lambda value: not 0 < value < 4, "0 or at least 4")
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":

@@ -96,7 +96,7 @@ def evaluate(
     state = PartialState()
     training, held_out = _readers(data, reference)
     _check_sizes(num_samples, training, held_out)
-    extractors = _load(features, data, cache_dir)
+    extractors = load_extractors(features, data, cache_dir)
     made = generate(
         pipeline, num_samples, batch_size=batch_size, num_inference_steps=num_inference_steps, seed=seed,
         guidance_scale=guidance_scale, on_step=on_step,
@@ -128,12 +128,12 @@ def evaluate(
     return shared[0]
 
 
-def _load(
+def load_extractors(
     features: str | FeatureExtractor | Sequence[str | FeatureExtractor],
     data: TrainingData,
     cache_dir: str | None,
 ) -> list[FeatureExtractor]:
-    """Return the extractors that `evaluate` is asked for; see there."""
+    """Return the extractors that `evaluate` is asked for; arguments and errors as there."""
     device = PartialState().device
     wanted = [features] if isinstance(features, str) or callable(features) else list(features)
     names = [default_features(data) if item == "auto" else item for item in wanted]

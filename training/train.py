@@ -22,7 +22,7 @@ def train(config: TrainingConfig) -> None:
     """
     # Not before the flags are checked: torch takes seconds to load.
     from ddpm_from_scratch.hub import push_folder
-    from evaluate import evaluate
+    from evaluate import evaluate, load_extractors
     from figures import format_results
     from prepare import (
         choose_model_and_data,
@@ -39,6 +39,12 @@ def train(config: TrainingConfig) -> None:
     network, data = choose_model_and_data(config)
     accelerator = make_accelerator(config)
     is_main = accelerator.is_main_process
+    # Before training, so that features that cannot be had cost nothing.
+    judged_by = (
+        load_extractors(config.evaluation_features, data, config.cache_dir)
+        if config.evaluation_samples
+        else []
+    )
     stop = StopRequest()
     trainer = Trainer(config, network, data, accelerator, stop)
     if config.resume_from_checkpoint:
@@ -68,7 +74,7 @@ def train(config: TrainingConfig) -> None:
         evaluation = evaluate(
             trainer.pipeline(), data, num_samples=config.evaluation_samples,
             num_inference_steps=config.ddpm_num_inference_steps, seed=config.seed,
-            guidance_scale=config.guidance_scale, on_step=stop.check, cache_dir=config.cache_dir,
+            guidance_scale=config.guidance_scale, features=judged_by, on_step=stop.check,
         )  # fmt: skip
     if is_main:
         if evaluation:
