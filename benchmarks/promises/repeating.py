@@ -21,6 +21,7 @@ from .trials import (
     finished_run,
     folder_data,
     image_folder,
+    once,
     require,
     require_resumes_identical,
     require_status,
@@ -134,7 +135,7 @@ def changed_recipes(sample: bool) -> Result:
     return try_all(some({k: functools.partial(case, *v) for k, v in changes.items()}, sample, 4))
 
 
-@functools.cache
+@once
 def _finished_on_images() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="finished-")) / "run"
     data = folder_data(image_folder())

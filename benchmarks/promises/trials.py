@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,7 +89,23 @@ def weights(folder: Path) -> tuple[str, str]:
     return digest(folder), digest(folder, RAW_WEIGHTS)
 
 
-@functools.cache
+_LOCKS: dict[object, threading.Lock] = {}
+
+
+def once(function: Callable) -> Callable:
+    """Return a function that runs once for each set of arguments; a second thread waits for the first."""
+    cached = functools.cache(function)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        key = (function, args, tuple(sorted(kwargs.items())))
+        with _LOCKS.setdefault(key, threading.Lock()):
+            return cached(*args, **kwargs)
+
+    return call
+
+
+@once
 def straight(*more: str, processes: int = 1, data: tuple[str, ...] = ("--dataset_name=digits",)) -> tuple:
     """Return the digests that an uninterrupted run with these flags comes to."""
     folder = Path(tempfile.mkdtemp(prefix="straight-"))
@@ -125,14 +142,14 @@ def finished_run(folder: Path) -> Path:
     return folder / "run"
 
 
-@functools.cache
+@once
 def _finished() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="finished-")) / "run"
     require_status(train(folder, "--use_ema", "--checkpointing_steps=2"), 0)
     return folder
 
 
-@functools.cache
+@once
 def image_folder() -> str:
     """Return a folder of 16 small images that stays until the end of the program."""
     folder = Path(tempfile.mkdtemp(prefix="images-"))
