@@ -12,7 +12,7 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "training"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / name) for name in ("training", "benchmarks", "docs")]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

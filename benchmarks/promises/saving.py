@@ -76,7 +76,9 @@ def killed(sample: bool) -> Result:
     generator = random.Random(0)
     times = [generator.uniform(0.05, 0.6) * seconds for _ in range(20)]
     chosen = some(cases, sample, 6) | some(
-        {f"{delay:.2f} s": functools.partial(at_time, delay) for delay in times}, sample, 2
+        {f"{i}. after {delay:.2f} s": functools.partial(at_time, delay) for i, delay in enumerate(times)},
+        sample,
+        2,
     )
     return try_all(chosen)
 

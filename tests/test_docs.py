@@ -1,0 +1,47 @@
+"""The pages under docs/ say what the code says, and their commands are ones that it takes."""
+
+import re
+import shlex
+
+import make_flags
+import pytest
+import yaml
+
+from config import parse_config
+from conftest import ROOT
+
+TRAINING_PAGE = (ROOT / "docs" / "training.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", TRAINING_PAGE, re.DOTALL)
+COMMANDS = [
+    line for block in BLOCKS for line in block.splitlines() if re.search(r"/(train\.py|resumable\.sh)", line)
+]
+
+
+def test_the_page_of_flags_is_the_dataclass():
+    assert (ROOT / "docs" / "flags.md").read_text() == make_flags.page()
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_training_page_parse(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line, comments=True)
+    start = next(i for i, word in enumerate(words) if word.endswith(("train.py", "resumable.sh")))
+    assert parse_config(words[start + 1 :]).output_dir.startswith("runs/")
+    for word in words[:start]:
+        assert not word.endswith((".yaml", ".sh")) or (ROOT / word).is_file(), word
+
+
+def test_commands_were_found():
+    assert len(COMMANDS) == 7
+
+
+def test_every_configuration_file_is_in_the_table():
+    for path in (ROOT / "training" / "accelerate_configs").glob("*.yaml"):
+        assert f"`{path.name}`" in TRAINING_PAGE
+        assert yaml.safe_load(path.read_text())["mixed_precision"] == "bf16"
+
+
+def test_links_of_the_pages_exist():
+    for page in (ROOT / "docs").glob("*.md"):
+        for target in re.findall(r"\]\((?!http|#)([^)]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
