@@ -11,17 +11,23 @@ import runs
 from conftest import ROOT
 
 JOB = ["bash", str(ROOT / "training" / "jobs" / "resumable.sh")]
-ENVIRONMENT = {"LAUNCH": sys.executable, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+ACCELERATE = f"{sys.executable} -m accelerate.commands.launch --num_processes=1 --num_machines=1"
+ACCELERATE += " --mixed_precision=no --dynamo_backend=no"
+ENVIRONMENT = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
-def start(*flags):
+def start(*flags, launch=sys.executable):
     return subprocess.Popen(
         [*JOB, *flags],
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | ENVIRONMENT | {"LAUNCH": launch},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_for_checkpoint(folder, after):
@@ -37,15 +43,16 @@ def wait_for_checkpoint(folder, after):
 def test_a_killed_run_starts_again_and_a_signal_ends_the_job_after_a_checkpoint(tmp_path):
     out = tmp_path / "run"
     more = ("--max_train_steps=100000", "--checkpointing_steps=5", "--checkpoints_total_limit=2")
-    job = start(*runs.flags(out, *more))
+    job = start(*runs.flags(out, *more), launch=ACCELERATE)
     killed_at = wait_for_checkpoint(out, 0)
-    child = int(Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()[0])
-    os.kill(child, signal.SIGKILL)
+    launcher = children(job.pid)[0]
+    os.kill(children(launcher)[0], signal.SIGKILL)
     wait_for_checkpoint(out, killed_at + 5)
     job.send_signal(signal.SIGTERM)
     stdout, stderr = job.communicate(timeout=60)
     assert job.returncode == 75, stderr[-2000:]
-    assert "start 1 of 10 ended with status 137" in stderr and "from update" in stdout
+    assert "start 1 of 10 ended with status 1;" in stderr and "from update" in stdout
+    assert "stopped after update" in stderr
 
 
 def test_a_wrong_setting_is_not_tried_again(tmp_path):

@@ -80,7 +80,10 @@ def save_checkpoint(
         # The new one always stays, also beside later ones of a run that was resumed from further back.
         others = [path for path in list_checkpoints(output_dir) if path != target]
         for old in others[: max(0, len(others) + 1 - keep)]:
-            delete_folder(old)
+            try:
+                delete_folder(old)
+            except OSError as error:  # the new one is there: no reason to end the run
+                print(f"train.py: warning: {old.name} cannot be deleted: {error}", file=sys.stderr)
     return target
 
 
@@ -118,7 +121,13 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"checkpoint file {str(file)!r} is missing.")
-        if file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
+        try:
+            intact = file.stat().st_size == expected["bytes"] and sha256(file) == expected["sha256"]
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint file {str(file)!r} cannot be read: {error.strerror}."
+            ) from error
+        if not intact:
             raise CheckpointError(f"checkpoint file {str(file)!r} is damaged.")
     return manifest
 
@@ -143,6 +152,25 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
         if (match := _NAME.match(path.name)) and path.is_dir()
     ]
     return [path for _, path in sorted(found)]
+
+
+def set_aside_later(output_dir: Path, resumed: Path) -> list[str]:
+    """Rename the checkpoints of a folder that are later than the resumed one, and return their names.
+
+    They belong to a branch that is given up: `latest` must not find them. Nothing happens if the resumed one
+    is of another folder.
+    """
+    found = list_checkpoints(output_dir)
+    if resumed.resolve() not in [path.resolve() for path in found]:
+        return []
+    step = int(resumed.resolve().name.rsplit("-", 1)[1])
+    later = [path for path in found if int(path.name.rsplit("-", 1)[1]) > step]
+    for path in later:
+        aside = path.with_name(f"superseded-{path.name}")
+        if aside.exists():
+            delete_folder(aside)
+        path.rename(aside)
+    return [path.name for path in later]
 
 
 def candidate_checkpoints(output_dir: Path, wanted: str) -> list[Path]:

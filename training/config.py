@@ -150,6 +150,9 @@ class TrainingConfig:
     )
 
     # the run
+    deterministic: bool = _flag(
+        False, "Use deterministic kernels on a GPU, for equal weights from equal commands; slower.", FREE
+    )
     output_dir: str = _flag("ddpm-model-64", "Folder for the pipeline, checkpoints, samples and logs.", FREE)
     overwrite_output_dir: bool = _flag(False, "Start anew in a folder that holds an earlier run.", FREE)
     seed: int = _flag(0, "Seed of everything random.")
@@ -193,7 +196,10 @@ class TrainingConfig:
         "apache-2.0", "Licence of the trained weights, for the model card, as the Hub spells it.", FREE
     )
 
-    # accepted for scripts written for older launchers
+    # accepted for scripts that were written for the stock one
+    enable_xformers_memory_efficient_attention: bool = _flag(
+        False, "Ignored: PyTorch's own attention is as economical.", FREE
+    )
     local_rank: int = _flag(-1, "Ignored: the launcher sets the rank in the environment.", FREE)
 
     def __post_init__(self) -> None:
@@ -253,9 +259,15 @@ class TrainingConfig:
                 "--rescale_betas_zero_snr leaves no signal at T, where epsilon says nothing about x_0: use "
                 "--prediction_type v_prediction or sample with it."
             )
-        if self.logging_dir != Path(self.logging_dir).name:
+        taken = ("", ".", "..", "unet", "scheduler", "samples")
+        if (
+            self.logging_dir in taken
+            or self.logging_dir != Path(self.logging_dir).name
+            or (self.logging_dir.startswith("checkpoint-"))
+        ):
             raise ConfigError(
-                f"--logging_dir is {self.logging_dir!r}, but must be one name inside --output_dir."
+                f"--logging_dir is {self.logging_dir!r}, but must be one name inside --output_dir that "
+                "nothing else has there."
             )
         if self.push_to_hub and (self.label_column is not None or self.dataset_name in POINT_DATASETS):
             raise ConfigError(
@@ -268,18 +280,19 @@ class TrainingConfig:
         """Return the settings that decide the weights: all that a resumed run may not change freely."""
         return {name: getattr(self, name) for name, rule in _ON_RESUME.items() if rule != FREE}
 
-    def changes_since(self, recipe: dict[str, Any]) -> list[tuple[str, Any, Any, str]]:
-        """Return (name, old, new, remark) of each setting that differs from an earlier `recipe()`."""
+    @staticmethod
+    def changes_since(earlier: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[str, Any, Any, str]]:
+        """Return (name, old, new, remark) of each setting in which two recipes differ."""
         return [
-            (name, recipe.get(name), value, "")
-            for name, value in self.recipe().items()
-            if recipe.get(name) != value
+            (name, earlier.get(name), value, "")
+            for name, value in recipe.items()
+            if earlier.get(name) != value
         ]
 
     @staticmethod
     def may_change(name: str) -> bool:
         """Return whether --allow_recipe_change allows another value when a run is resumed."""
-        return _ON_RESUME.get(name, ALLOWED) == ALLOWED
+        return {"network": FIXED, **_ON_RESUME}.get(name, ALLOWED) == ALLOWED
 
     def _require(self, name: str, holds: Any, allowed: str) -> None:
         value = getattr(self, name)
@@ -341,6 +354,8 @@ def _flags_of_file(path: str, parser: _Parser) -> list[str]:
             close = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "see --help for the names."
             parser.error(f"--config {path!r} has an unknown setting {name!r}; {hint}")
+        if name == "mixed_precision" and value is False:
+            value = "no"  # YAML reads a bare no as false
         if isinstance(value, (dict, list)):
             parser.error(f"--config {path!r}: {name} must be one value, got {value!r}.")
         if value is not None:

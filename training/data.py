@@ -77,9 +77,12 @@ class TrainingData:
             loaded = load_batches(
                 self.dataset, positions_of(batch_size, rank, world_size, start), num_workers
             )
-        for batch in loaded:
-            self.bad_images.add(batch.pop("problems"))
-            yield batch
+        try:
+            for batch in loaded:
+                self.bad_images.add(batch.pop("problems"))
+                yield batch
+        except DataError as error:  # that of a worker has a traceback before its message
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error
 
 
 def load_digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -185,7 +188,7 @@ def _load_rows(config: TrainingConfig) -> Any:
         )
     except DataError:
         raise
-    except (ValueError, OSError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         source = config.dataset_name or config.train_data_dir
         message = " ".join(str(error).split())
         raise DataError(

@@ -420,7 +420,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         run(args)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         rank = int(os.environ.get("RANK", 0))
         who = f"evaluate.py, process {rank}" if rank else "evaluate.py"
         print(f"{who}: error: {' '.join(str(error).split())}", file=sys.stderr)

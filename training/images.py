@@ -1,5 +1,6 @@
 """Images: decoded to one size and number of channels, cropped and mirrored by position, in network units."""
 
+import errno
 import hashlib
 import io
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # A longer image than this is a mistake, and scaled to its shorter side it would fill the memory.
 MAX_SIDE_RATIO = 100
+
+
+_FAULTS_OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 
 
 class DataError(ConfigError):
@@ -42,13 +46,19 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
     Raises:
         DataError: the image cannot be read, or the array has another number of channels.
     """
+    if not isinstance(value, (list, np.ndarray, dict, Image.Image)):
+        raise DataError(f"{label} is {value!r:.60}, but must be an image or an array; see --image_column.")
     if isinstance(value, (list, np.ndarray)):
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise DataError(f"{label} is a list of lists of different lengths, not an array.") from error
         array = array[..., None] if array.ndim == 2 else array
         if (
             array.ndim != 3
             or array.shape[2] != channels
             or array.dtype.kind not in "iu"
+            or array.min(initial=0) < 0
             or array.max(initial=0) > 255
         ):
             raise DataError(
@@ -81,6 +91,8 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
     except UnidentifiedImageError as error:  # its message is the address of a buffer
         raise DataError(f"{label} cannot be read as an image: no known format.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
+            raise  # passing over the image would change the data
         raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error
     return resized[..., None] if resized.ndim == 2 else resized
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from storage import disk_errors_named, replace_file
 
+METRICS_FILE = "metrics.jsonl"
+
 
 class MetricsLog:
     """metrics.jsonl of a run; rows after the update that a run resumes from are dropped.
@@ -16,8 +18,9 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, update: int):
-        self.path = folder / "metrics.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / METRICS_FILE
+        with disk_errors_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         rows = [row for row in read_log(folder) if row["step"] <= update] if update else []
         replace_file(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
@@ -29,6 +32,6 @@ class MetricsLog:
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a log; none if there is no file. A last line that a crash cut short is left out."""
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS_FILE
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -27,7 +27,7 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
             work = a * work + (b * gram + c * gram @ gram) @ work
     else:
         # The same in float32 by the small matrices alone: X <- P X makes the Gram matrix P A P.
-        gram, product = work @ work.mT, torch.eye(work.shape[-2])
+        gram, product = work @ work.mT, torch.eye(work.shape[-2], device=work.device)
         for step in range(steps):
             polynomial = b * gram + c * gram @ gram
             polynomial.diagonal(dim1=-2, dim2=-1).add_(a)

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
@@ -15,6 +16,7 @@ from config import TrainingConfig
 from data import TrainingData, load_training_data
 from ddpm_from_scratch.models import MODEL_CONFIGS, load_model_config, model_config
 from errors import ConfigError
+from log import METRICS_FILE
 from sharding import check_launch
 from storage import delete_folder, delete_leftovers
 
@@ -111,7 +113,10 @@ def prepare_output_dir(config: TrainingConfig) -> Path:
 
 
 def clear_earlier_run(folder: Path, config: TrainingConfig) -> None:
-    """Delete what an earlier run left in the output folder, and nothing else."""
+    """Delete what an earlier run left in the output folder; one without the marks of a run is left alone."""
+    marks = (folder / "model_index.json", folder / config.logging_dir / METRICS_FILE)
+    if not checkpoint.list_checkpoints(folder) and not any(mark.exists() for mark in marks):
+        return
     # The index first: without it the rest is no pipeline, so an interruption leaves none that is mixed.
     for name in ("model_index.json", "results.json", "README.md", "samples.png", "loss.png"):
         (folder / name).unlink(missing_ok=True)
@@ -132,6 +137,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         raise ConfigError(
             f"--logger is {tracker!r}, but that package is not installed: pip install {tracker}."
         )
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    # Batches are accumulated by the trainer, which divides the loss itself.
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,

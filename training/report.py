@@ -10,7 +10,7 @@ from ddpm_from_scratch.hub import model_card
 from ddpm_from_scratch.plots import loss_curve
 from figures import metric_names
 from log import read_log
-from storage import replace_file
+from storage import disk_errors_named, replace_file
 from trainer import VERSIONS, Trainer
 
 CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
@@ -26,7 +26,8 @@ def write_report(trainer: Trainer, evaluation: dict[str, Any]) -> None:
     config, data, folder = trainer.config, trainer.data, trainer.output_dir
     rows = read_log(folder / config.logging_dir)
     if rows:
-        loss_curve([row["step"] for row in rows], [row["loss"] for row in rows], folder / "loss.png")
+        with disk_errors_named(folder / "loss.png"):
+            loss_curve([row["step"] for row in rows], [row["loss"] for row in rows], folder / "loss.png")
     results = {
         "training": {
             "updates": trainer.update,
@@ -77,6 +78,8 @@ def _command() -> str:
     """Return the command of this run, without its secrets."""
     words, hidden = [], False
     for word in sys.argv[1:]:
-        words.append("***" if hidden else "--hub_token=***" if word.startswith("--hub_token=") else word)
-        hidden = word == "--hub_token"
+        name, is_joined, _ = word.partition("=")
+        is_secret = name.replace("-", "_") == "__hub_token"
+        words.append("***" if hidden else f"{name}=***" if is_secret and is_joined else word)
+        hidden = is_secret and not is_joined
     return " ".join(["accelerate launch training/train.py", *words])

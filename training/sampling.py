@@ -1,8 +1,8 @@
 """Samples of a pipeline, shared out over the processes of a run.
 
-The samples come in batches of a fixed size, each with its own random stream, so they do not depend on the
-number of processes. Every process evaluates the network equally often, because the weights themselves may be
-spread over the processes, and then all must take part in each evaluation.
+The samples come in batches of a given size, each with its own random stream, so for one size they do not
+depend on the number of processes. Every process evaluates the network equally often, because the weights
+themselves may be spread over the processes, and then all must take part in each evaluation.
 """
 
 import math
@@ -67,7 +67,8 @@ def generate(
         description: what the progress bar says; the main process shows it.
 
     Raises:
-        ValueError: a number below 1, or samples that are not finite.
+        ValueError: a number below 1.
+        FloatingPointError: samples that are not finite.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
@@ -129,9 +130,9 @@ def generate(
     samples = torch.cat(batches)
     seconds = time.perf_counter() - began
     if not bool(torch.isfinite(samples).all()):
-        raise ValueError(
-            "the pipeline makes samples that are not finite: its weights have diverged; take an earlier "
-            "checkpoint, or train with a lower learning rate."
+        raise FloatingPointError(
+            "the pipeline makes samples that are not finite; train longer, clip samples, or take another "
+            "checkpoint."
         )
     return Samples(samples, evaluations // num_rounds, seconds / num_samples)
 

@@ -158,7 +158,8 @@ def load_optimizer_state(
         name, entry = key.rsplit(".", 1)
         if isinstance(value, torch.Tensor):
             # A moment has the shape of its parameter and its shards; a step count is the same everywhere.
-            value = like(value, live[name]) if value.shape == live[name].shape else value.clone()
+            is_moment = value.shape == live[name].shape
+            value = like(value, live[name]) if is_moment else value.to(live[name].device, copy=True)
         entries.setdefault(indices[name], {})[entry] = value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 

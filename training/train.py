@@ -11,7 +11,7 @@ import os
 import sys
 
 from config import TrainingConfig, parse_config
-from errors import RunError
+from errors import NonFiniteError, RunError
 
 
 def train(config: TrainingConfig) -> None:
@@ -40,7 +40,7 @@ def train(config: TrainingConfig) -> None:
     accelerator = make_accelerator(config)
     is_main = accelerator.is_main_process
     # Before training, so that features that cannot be had cost nothing.
-    judged_by = (
+    extractors = (
         load_extractors(config.evaluation_features, data, config.cache_dir)
         if config.evaluation_samples
         else []
@@ -49,7 +49,7 @@ def train(config: TrainingConfig) -> None:
     trainer = Trainer(config, network, data, accelerator, stop)
     if config.resume_from_checkpoint:
         trainer.resume(config.resume_from_checkpoint)
-    elif is_main:
+    elif is_main and config.overwrite_output_dir:
         clear_earlier_run(output_dir, config)
     accelerator.wait_for_everyone()
     if is_main:
@@ -71,11 +71,14 @@ def train(config: TrainingConfig) -> None:
     trainer.save_samples(output_dir / "samples.png")
     evaluation = {}
     if config.evaluation_samples:
-        evaluation = evaluate(
-            trainer.pipeline(), data, num_samples=config.evaluation_samples,
-            num_inference_steps=config.ddpm_num_inference_steps, seed=config.seed,
-            guidance_scale=config.guidance_scale, features=judged_by, on_step=stop.check,
-        )  # fmt: skip
+        try:
+            evaluation = evaluate(
+                trainer.pipeline(), data, num_samples=config.evaluation_samples,
+                num_inference_steps=config.ddpm_num_inference_steps, seed=config.seed,
+                guidance_scale=config.guidance_scale, features=extractors, on_step=stop.check,
+            )  # fmt: skip
+        except FloatingPointError as error:
+            raise NonFiniteError(str(error)) from error
     if is_main:
         if evaluation:
             print(format_results(evaluation))

@@ -5,6 +5,7 @@ evaluating are observers: they change nothing of the result.
 """
 
 import contextlib
+import json
 import math
 import sys
 import time
@@ -16,7 +17,7 @@ import accelerate
 import diffusers
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.optimization import get_scheduler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -145,13 +146,21 @@ class Trainer:
             left = config.num_epochs * self.data.num_samples - self.samples_seen
             self.total_updates = self.update + max(0, math.ceil(left / self.samples_per_update))
         # Only the formula is used, as a function of the update: no state to save, or to get wrong.
-        schedule = get_scheduler(
-            config.lr_scheduler,
-            torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate),
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=self.total_updates,
-        )
-        self._rate_factor = schedule.lr_lambdas[0]
+        try:
+            schedule = get_scheduler(
+                config.lr_scheduler,
+                torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate),
+                num_warmup_steps=config.lr_warmup_steps,
+                num_training_steps=self.total_updates,
+            )
+            self._rate_factor = schedule.lr_lambdas[0]
+            self._rate_factor(self.total_updates)
+        except (ValueError, ZeroDivisionError) as error:
+            raise ConfigError(
+                f"--lr_scheduler {config.lr_scheduler} does not go with --learning_rate "
+                f"{config.learning_rate} and {config.lr_warmup_steps} of {self.total_updates} updates of "
+                f"warm-up ({error}); change one of them."
+            ) from error
 
     @property
     def learning_rates(self) -> list[float]:
@@ -270,8 +279,13 @@ class Trainer:
             clip_grads_with_norm_(self._parameters, config.max_grad_norm, norm)
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
             group["lr"] = rate
-        if not bad or accelerator.scaler is not None:  # a scaler sees the same, skips, and lowers its scale
+        if not bad:
             self.optimizer.step()
+        elif accelerator.scaler is not None:
+            # What a scaler does after a step that it skipped: it lowers the loss scale.
+            accelerator.scaler.update(
+                accelerator.scaler.get_scale() * accelerator.scaler.get_backoff_factor()
+            )
         applied = not bad and not accelerator.optimizer_step_was_skipped
         if applied and self.ema is not None:
             self.ema.update(self.network)
@@ -376,11 +390,16 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         is_points = len(self.data.sample_shape) == 1
         count = max(config.eval_batch_size, 1000) if is_points else config.eval_batch_size
-        samples = generate(
-            self.pipeline(), count, batch_size=math.ceil(count / accelerator.num_processes),
-            num_inference_steps=config.ddpm_num_inference_steps, seed=config.seed, purpose="samples",
-            guidance_scale=config.guidance_scale, on_step=self.stop.check,
-        ).samples  # fmt: skip
+        try:
+            samples = generate(
+                self.pipeline(), count, batch_size=math.ceil(count / accelerator.num_processes),
+                num_inference_steps=config.ddpm_num_inference_steps, seed=config.seed, purpose="samples",
+                guidance_scale=config.guidance_scale, on_step=self.stop.check,
+            ).samples  # fmt: skip
+        except FloatingPointError as error:  # the same in every process; the weights are finite
+            if accelerator.is_main_process:
+                print(f"train.py: warning: no picture after update {self.update}: {error}", file=sys.stderr)
+            return
         if accelerator.is_main_process:
             with disk_errors_named(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -392,6 +411,9 @@ class Trainer:
             return
         self._require_finite("the checkpoint")
         accelerator = self.accelerator
+        # Each process has met its own; from here on all know of all.
+        known = self.data.bad_images
+        known.problems = list(dict.fromkeys(gather_object(known.problems)))
         optimizer_tensors, optimizer_numbers = sharding.optimizer_state(self.optimizer, self.network)
         live = {"model": sharding.weights(self.network), "optimizer": optimizer_tensors}
         if self.ema is not None:
@@ -428,7 +450,8 @@ class Trainer:
     def _about(self) -> dict[str, Any]:
         """Return what the manifest of a checkpoint says of the run."""
         return {
-            "recipe": self.config.recipe(),
+            "recipe": self.config.recipe() | {"mixed_precision": self.accelerator.mixed_precision},
+            "network": json.loads(json.dumps(self.network_config)),
             "num_samples": self.data.num_samples,
             "num_processes": self.accelerator.num_processes,
             "versions": VERSIONS,
@@ -510,13 +533,17 @@ class Trainer:
         self.nonfinite_updates = state["nonfinite_updates"]
         self.nonfinite_in_row = state["nonfinite_in_row"]
         self.train_seconds = state["train_seconds"]
-        self.data.bad_images.add(state["bad_images"])
+        self.data.bad_images.problems = state["bad_images"]
         self._plan_updates()
+        if self.accelerator.is_main_process:
+            for later in checkpoint.set_aside_later(self.output_dir, folder):
+                print(f"train.py: warning: {later} is no longer of this run; renamed", file=sys.stderr)
 
     def _require_same_recipe(self, folder: Path, manifest: dict[str, Any]) -> None:
         about = self._about()
-        changes = self.config.changes_since(manifest["recipe"])
+        changes = self.config.changes_since(manifest["recipe"], about["recipe"])
         for name, reason in (
+            ("network", ""),
             ("num_processes", "the samples go on in the same order, their noise has other streams"),
             ("num_samples", "the data set has changed"),
         ):

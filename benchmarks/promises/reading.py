@@ -27,8 +27,10 @@ from .trials import (
 
 RELIABILITY = str(Path(__file__).resolve().parent.parent / "reliability.py")
 
+ROWS_OF_SHARD = 2500
+
 BAD_FLAGS = [
-    "--learning_rate=inf", "--learning_rate=nan", "--learning_rate=-1e-4", "--learning_rate=0",
+    "--learning_rate=inf", "--learning_rate=nan", "--learning_rate=-0.5", "--learning_rate=0",
     "--num_epochs=0", "--num_epochs=-3", "--train_batch_size=0", "--train_batch_size=2.5",
     "--gradient_accumulation_steps=0", "--resolution=0", "--ddpm_num_steps=1", "--ddpm_num_inference_steps=0",
     "--ddpm_num_inference_steps=2000", "--prediction_type=velocity", "--ddpm_beta_schedule=cosine",
@@ -56,7 +58,7 @@ def bad_flags(sample: bool) -> Result:
         lines = done.stderr.strip().splitlines()
         require(done.returncode == 2 and len(lines) == 1, f"status {done.returncode}: {done.stderr[-500:]}")
         name, value = flag.split("=")
-        require(name in lines[0] and value.lstrip("-").rstrip("4") in lines[0], lines[0])
+        require(name in lines[0] and value in lines[0], lines[0])
         require(seconds < 10, f"took {seconds:.0f} s")
         require(not (folder / "run").exists(), "something was written")
 
@@ -122,7 +124,7 @@ def stream_memory(sample: bool) -> Result:
     """Peak memory of reading a stream does not grow with its length; resuming rereads one block only."""
     import datasets
 
-    sizes = (2_000, 20_000) if sample else (10_000, 1_000_000)
+    sizes = (2_500, 20_000) if sample else (10_000, 1_000_000)
     peaks: list[float] = []
     details: list[str] = []
 
@@ -131,10 +133,12 @@ def stream_memory(sample: bool) -> Result:
         for size in sizes:
             target = folder / str(size)
             target.mkdir()
-            for shard in range(4):
-                rows = [{"image": {"bytes": encoded[i % 16], "path": None}} for i in range(size // 4)]
-                features = datasets.Features({"image": datasets.Image()})
-                datasets.Dataset.from_list(rows, features=features).to_parquet(target / f"{shard}.parquet")
+            features = datasets.Features({"image": datasets.Image()})
+            rows = [{"image": {"bytes": encoded[i % 16], "path": None}} for i in range(ROWS_OF_SHARD)]
+            shard = datasets.Dataset.from_list(rows, features=features)
+            shard.to_parquet(target / "0.parquet")
+            for number in range(1, size // ROWS_OF_SHARD):
+                shutil.copy(target / "0.parquet", target / f"{number}.parquet")
             command = [sys.executable, RELIABILITY, "--read_stream", str(target), str(size)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=900)
             require(done.returncode == 0, done.stderr[-800:])

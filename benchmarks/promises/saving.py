@@ -189,6 +189,10 @@ def disk_errors(sample: bool) -> Result:
 
 def export(sample: bool) -> Result:
     """Killed at any point of an export, the folder holds one pipeline that stock diffusers loads."""
+    # Here, because an import that several threads begin at once can fail.
+    import torch
+    from diffusers import DDPMPipeline
+
     more = ("--use_ema", "--train_batch_size=16", "--save_model_epochs=1", "--checkpointing_steps=100")
     data = folder_data(image_folder())
     with tempfile.TemporaryDirectory() as counted:
@@ -200,9 +204,6 @@ def export(sample: bool) -> Result:
     numbers = [round(first + i * (len(performed) - first) / 19) for i in range(20)]
 
     def case(number: int, folder: Path) -> None:
-        import torch
-        from diffusers import DDPMPipeline
-
         run = folder / "run"
         done = train(run, *more, data=data, faults=[FileOperations(str(run), at=number)])
         require(done.returncode == -signal.SIGKILL, f"was not killed: {done.returncode}")

@@ -49,8 +49,8 @@ def signals(sample: bool) -> Result:
         require_resumes_identical(run, *arguments, processes=processes)
 
     def twice(folder: Path) -> None:
-        """The second signal comes while sampling after the first one; it ends the process at once."""
-        run = Run(flags(folder / "run", "--max_train_steps=100000"), faults=[_Deaf()])
+        """The second signal comes while the first one's checkpoint is being written, slowly."""
+        run = Run(flags(folder / "run", "--max_train_steps=100000"), faults=[_SlowSave()])
         _wait_for(folder / "run" / "logs" / "metrics.jsonl")
         run.send(signal.SIGTERM)
         time.sleep(1.5)
@@ -112,21 +112,21 @@ def signals(sample: bool) -> Result:
 
 
 @dataclass
-class _Deaf:
-    """Make the process do nothing for long in the update after a signal."""
+class _SlowSave:
+    """Let a checkpoint take a quarter of a minute."""
 
     def __call__(self) -> None:
         from trainer import Trainer
 
-        original = Trainer.train_update
+        original = Trainer.save_checkpoint
 
-        def train_update(trainer, batches):
+        def save_checkpoint(trainer):
             deadline = time.monotonic() + 15
-            while trainer.stop.signal is not None and time.monotonic() < deadline:
+            while time.monotonic() < deadline:
                 time.sleep(0.05)
-            return original(trainer, batches)
+            original(trainer)
 
-        Trainer.train_update = train_update
+        Trainer.save_checkpoint = save_checkpoint
 
 
 @dataclass
