@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from config import TrainingConfig, parse_config
+from config import POINT_DATASETS, TrainingConfig, parse_config
 from conftest import ROOT
+from ddpm_from_scratch import toy_data
 
 DATA = "--dataset_name=digits"
 
@@ -35,6 +36,11 @@ BAD = [
     ([DATA, "--streaming"], "built-in|max_train_steps"),
     (["--dataset_name=x/y", "--streaming"], "--max_train_steps"),
     (["--dataset_name=x/y", "--streaming", "--max_train_steps=1", "--evaluation_samples=5"], "evaluate.py"),
+    ([DATA, "--logging_dir=.."], "--logging_dir"),
+    ([DATA, "--logging_dir="], "--logging_dir"),
+    ([DATA, "--logging_dir=unet"], "--logging_dir"),
+    ([DATA, "--label_dropout=0.1"], "--label_column"),
+    ([DATA, "--guidance_scale=2"], "--label_dropout"),
     ([DATA, "--logging_dir=../x"], "--logging_dir"),
     ([DATA, "--push_to_hub", "--label_column=label"], "--push_to_hub"),
     ([DATA, "--config=missing.yaml"], "missing.yaml"),
@@ -105,6 +111,15 @@ def test_flags_of_the_stock_script_are_taken():
         --lr_scheduler=constant --logging_dir=tb --hub_token=t""".split()
     )
     assert config.hub_private_repo and config.random_flip and config.ddpm_num_steps == 500
+
+
+def test_a_bare_no_in_yaml_is_a_precision(tmp_path):
+    (tmp_path / "run.yaml").write_text("dataset_name: digits\nmixed_precision: no\n")
+    assert parse_config([f"--config={tmp_path / 'run.yaml'}"]).mixed_precision == "no"
+
+
+def test_names_of_points_are_those_of_the_library():
+    assert POINT_DATASETS == tuple(toy_data.POINT_DATASETS)
 
 
 def test_every_flag_has_help():

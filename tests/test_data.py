@@ -151,6 +151,36 @@ def test_digits_refuse_another_size():
         load_training_data(TrainingConfig(dataset_name="digits"), 32, None)
 
 
+def test_array_with_values_outside_a_byte_is_refused():
+    for value in (-1, 256):
+        with pytest.raises(DataError, match="0..255"):
+            decode_image(np.full((8, 8, 1), value), 1, 8, "image 0")
+
+
+def test_a_column_that_holds_no_images_is_named():
+    with pytest.raises(DataError, match="image 0 is 7.*--image_column"):
+        decode_image(7, 3, 8, "image 0")
+
+
+def test_a_label_outside_the_classes_is_named(tmp_path):
+    import datasets
+
+    features = datasets.Features({"image": datasets.Array2D((8, 8), "uint8"), "kind": datasets.ClassLabel(2)})
+    rows = {"image": [np.zeros((8, 8), np.uint8)] * 2, "kind": [1, -1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "rows")
+    config = TrainingConfig(dataset_name=str(tmp_path / "rows"), label_column="kind", channels=1)
+    with pytest.raises(DataError, match="label -1"):
+        load_training_data(config, 8, 1)
+
+
+def test_a_broken_image_in_a_worker_is_one_line(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("data.MAX_BYTES_IN_MEMORY", 0)  # read on access
+    data = load(image_folder, cache=str(tmp_path / "cache"))
+    (image_folder / "b" / "3.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"^image \d .*3\.png.*--skip_bad_images\.$"):
+        batches_of(data, 6, workers=1, count=1)
+
+
 def test_array_with_other_channels_is_refused():
     with pytest.raises(DataError, match=r"must be \(H, W, 3\)"):
         decode_image(np.zeros((8, 8, 2), dtype=np.uint8), 3, 8, "image 0")

@@ -10,9 +10,11 @@ from accelerate.utils import DistributedType
 from diffusers import DDPMPipeline
 
 import sharding
+from config import TrainingConfig
 from conftest import run_training
 from errors import ConfigError
 from faults import AtUpdate, ShardOnCpu
+from optimizers import make_optimizer
 from runs import digest
 
 # With a small epsilon, Adam turns a rounding error in a gradient near zero into a whole step.
@@ -107,3 +109,17 @@ def test_deepspeed_is_refused_with_what_to_use_instead():
     engine = SimpleNamespace(num_processes=1, distributed_type=DistributedType.DEEPSPEED)
     with pytest.raises(ConfigError, match="fsdp_reshard_after_forward false"):
         sharding.check_launch(engine)
+
+
+def test_loaded_optimizer_state_is_where_its_parameter_is():
+    """A step count on the CPU beside parameters on a GPU would be read at a wrong address."""
+    layer = torch.nn.Linear(2, 2, device="meta")
+    optimizer = make_optimizer(layer, TrainingConfig(dataset_name="digits"))
+    saved = {
+        f"{name}.{entry}": torch.zeros(getattr(layer, name).shape if entry != "step" else ())
+        for name in ("weight", "bias")
+        for entry in ("exp_avg", "step")
+    }
+    sharding.load_optimizer_state(optimizer, layer, saved, {})
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    assert len(values) == 4 and all(value.device.type == "meta" for value in values)

@@ -371,8 +371,9 @@ def test_damaged_checkpoint_is_named(tiny_run, tmp_path, file):
     assert done.returncode == 2 and file in done.stderr and "damaged" in done.stderr
 
 
-def test_no_token_in_any_file(tmp_path):
-    run_training(tmp_path / "run", "--hub_token=hf_canary", "--checkpointing_steps=2")
+@pytest.mark.parametrize("spelling", [["--hub_token=hf_canary"], ["--hub-token", "hf_canary"]])
+def test_no_token_in_any_file(tmp_path, spelling):
+    run_training(tmp_path / "run", *spelling, "--checkpointing_steps=2")
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or b"hf_canary" not in path.read_bytes(), path
 
@@ -424,6 +425,39 @@ def test_a_typo_does_not_cost_the_earlier_run(tiny_run):
     flags = ("--overwrite_output_dir", "--label_column=colour")
     check_refused(run_training(tiny_run, *flags, check=False), "--label_column")
     assert digest(tiny_run) == before and (tiny_run / "checkpoint-4").exists()
+
+
+def test_files_of_other_origin_stay(tmp_path):
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    for name in ("README.md", "samples/photo.png"):
+        (tmp_path / "run" / name).write_text("mine")
+    run_training(
+        tmp_path / "run",
+        "--overwrite_output_dir",
+        "--learning_rate=1e-8",
+        "--lr_scheduler=polynomial",
+        check=False,
+    )
+    assert (tmp_path / "run" / "README.md").read_text() == "mine"
+    run_training(tmp_path / "run", "--overwrite_output_dir")
+    assert (tmp_path / "run" / "samples" / "photo.png").read_text() == "mine"
+
+
+def test_a_schedule_without_a_value_is_named(tmp_path):
+    flags = ("--lr_scheduler=polynomial", "--lr_warmup_steps=4")
+    check_refused(run_training(tmp_path / "run", *flags, check=False), "--lr_scheduler polynomial")
+
+
+def test_later_checkpoints_are_set_aside_when_an_earlier_one_is_resumed(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    flags = ("--use_ema", "--prediction_type=v_prediction", "--seed=3", "--checkpointing_steps=1")
+    done = run_training(tmp_path / "run", *flags, "--resume_from_checkpoint=checkpoint-2")
+    assert "checkpoint-4 is no longer of this run" in done.stderr
+    assert (tmp_path / "run" / "superseded-checkpoint-4").is_dir()
+    names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert names == ["checkpoint-2", "checkpoint-3", "checkpoint-4"] and digest(tmp_path / "run") == digest(
+        tiny_run
+    )
 
 
 def test_the_newest_checkpoint_stays_also_beside_later_ones(tmp_path):

@@ -280,12 +280,29 @@ def _decode_all(decoder: Decoder, bad_images: BadImages) -> tuple[Sequence[Any] 
 def _label_reader(rows: Any, column: str) -> tuple[Any, int]:
     """Return a function from a label value to 0..n-1, and n."""
     feature = (rows.features or {}).get(column)
+    values: Sequence[Any]
     if hasattr(feature, "num_classes"):
-        return int, feature.num_classes
-    if not hasattr(rows, "num_rows"):
+        values = range(feature.num_classes)
+    elif hasattr(rows, "num_rows"):
+        try:
+            values = sorted(set(rows[column]))
+        except TypeError as error:
+            raise DataError(
+                f"--label_column {column!r} has values that are no labels ({error}); use a column of whole "
+                "numbers or texts, without gaps."
+            ) from error
+    else:
         raise DataError(
             f"--label_column {column!r} of a stream must be a ClassLabel, to know how many classes exist."
         )
-    values = sorted(set(rows[column]))
     index = {value: number for number, value in enumerate(values)}
-    return index.__getitem__, len(values)
+
+    def to_label(value: Any) -> int:
+        if value not in index:
+            raise DataError(
+                f"--label_column {column!r} has the label {value!r}, but must be in 0..{len(index) - 1}; "
+                "leave out the rows without a label."
+            )
+        return index[value]
+
+    return to_label, len(index)
