@@ -9,7 +9,7 @@ import torch
 
 import training as benchmark
 from ddpm_from_scratch import model_config
-from evaluate import DigitClassifier
+from features import DigitClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of datasets and multiprocessing, in the loop of diffusers
 
