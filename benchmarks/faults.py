@@ -7,7 +7,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -107,7 +107,7 @@ def _opens_to_write(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 @dataclass
 class AtUpdate:
-    """Send a signal to this process, or to its parent, when an update begins.
+    """Send a signal to this process when an update begins.
 
     Args:
         update: number of the update, from 1.
@@ -181,7 +181,6 @@ class NonFinite:
     what: str = "loss"
     value: float = math.nan
     rank: int = 0
-    seen: list[int] = field(default_factory=list)
 
     def __call__(self) -> None:
         """Install."""

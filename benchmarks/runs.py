@@ -54,7 +54,6 @@ class Run:
     Args:
         argv: flags of train.py.
         processes: how many processes train together.
-        env: environment variables on top of this process's.
         faults: called in each process before training starts; picklable.
     """
 
@@ -62,14 +61,13 @@ class Run:
         self,
         argv: Sequence[str],
         processes: int = 1,
-        env: dict[str, str] | None = None,
         faults: Sequence[Callable[[], None]] = (),
     ):
         with _STARTING:
             context = _context()
         self._folder = Path(tempfile.mkdtemp(prefix="run-"))
         self.began = time.monotonic()
-        common = {"ACCELERATE_USE_CPU": "true", **(env or {})}
+        common = {"ACCELERATE_USE_CPU": "true"}
         if processes > 1:
             common |= {
                 "WORLD_SIZE": str(processes),

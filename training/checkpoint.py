@@ -9,14 +9,13 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 
-from errors import ConfigError
+from errors import ConfigError, warn
 from storage import (
     commit_folder,
     delete_folder,
@@ -83,7 +82,7 @@ def save_checkpoint(
             try:
                 delete_folder(old)
             except OSError as error:  # the new one is there: no reason to end the run
-                print(f"train.py: warning: {old.name} cannot be deleted: {error}", file=sys.stderr)
+                warn(f"{old.name} cannot be deleted: {error}")
     return target
 
 
@@ -210,7 +209,7 @@ def find_checkpoint(output_dir: Path, wanted: str) -> tuple[Path, dict[str, Any]
         except CheckpointError as error:
             if wanted != "latest":
                 raise
-            print(f"train.py: warning: passing over {folder.name}: {error}", file=sys.stderr)
+            warn(f"passing over {folder.name}: {error}")
             problems.append(str(error))
     if problems:
         raise CheckpointError(

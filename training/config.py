@@ -278,21 +278,7 @@ class TrainingConfig:
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that decide the weights: all that a resumed run may not change freely."""
-        return {name: getattr(self, name) for name, rule in _ON_RESUME.items() if rule != FREE}
-
-    @staticmethod
-    def changes_since(earlier: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[str, Any, Any, str]]:
-        """Return (name, old, new, remark) of each setting in which two recipes differ."""
-        return [
-            (name, earlier.get(name), value, "")
-            for name, value in recipe.items()
-            if earlier.get(name) != value
-        ]
-
-    @staticmethod
-    def may_change(name: str) -> bool:
-        """Return whether --allow_recipe_change allows another value when a run is resumed."""
-        return {"network": FIXED, **_ON_RESUME}.get(name, ALLOWED) == ALLOWED
+        return {name: getattr(self, name) for name, rule in ON_RESUME.items() if rule != FREE}
 
     def _require(self, name: str, holds: Any, allowed: str) -> None:
         value = getattr(self, name)
@@ -300,7 +286,8 @@ class TrainingConfig:
             raise ConfigError(f"--{name} is {value}, but must be {allowed}.")
 
 
-_ON_RESUME: dict[str, str] = {item.name: item.metadata["on_resume"] for item in fields(TrainingConfig)}
+# Setting -> what a resumed run may do with it.
+ON_RESUME: dict[str, str] = {item.name: item.metadata["on_resume"] for item in fields(TrainingConfig)}
 
 
 class OneLineErrors(argparse.ArgumentParser):

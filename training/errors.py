@@ -1,5 +1,20 @@
 """How a run can end other than well: each error is one line for the user, and has its exit status."""
 
+import os
+import sys
+
+
+def warn(message: str) -> None:
+    """Say one line on standard error, and go on."""
+    print(f"train.py: warning: {message}", file=sys.stderr)
+
+
+def say_error(program: str, error: Exception) -> None:
+    """Say on standard error, in one line, why a process of a program ends."""
+    rank = int(os.environ.get("RANK", 0))
+    who = f"{program}, process {rank}" if rank else program
+    print(f"{who}: error: {' '.join(str(error).split())}", file=sys.stderr)
+
 
 class RunError(Exception):
     """An end of the run that is not a defect of the program; the message is one line."""

@@ -29,11 +29,11 @@ from data import DIGITS_NAME, TrainingData, load_training_data
 from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.metrics import unit_directions
 from ddpm_from_scratch.models import sample_shape
-from errors import ConfigError
+from errors import ConfigError, say_error
 from features import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL, FeatureExtractor, load_features
 from figures import Columns, figures, format_results, sliced_figures
 from images import DataError
-from sampling import Samples, generate, save_picture
+from sampling import Samples, count_classes, generate, save_picture
 
 # Four samples are the fewest that the kernel distance and three nearest neighbours can be had from.
 MIN_SAMPLES = 4
@@ -383,9 +383,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"the pipeline makes samples of shape {shape}, but {data.name} has {data.sample_shape}."
         )
-    num_classes = getattr(pipeline.unet.config, "num_class_embeds", None)
-    if num_classes is not None and pipeline.config.get("null_class_label") is not None:
-        num_classes -= 1
+    num_classes = count_classes(pipeline)
     if data.num_classes not in (None, num_classes):
         raise ConfigError(
             f"--label_column {config.label_column!r} has {data.num_classes} classes, but the pipeline "
@@ -421,9 +419,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except (OSError, ValueError, FloatingPointError) as error:
-        rank = int(os.environ.get("RANK", 0))
-        who = f"evaluate.py, process {rank}" if rank else "evaluate.py"
-        print(f"{who}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        say_error("evaluate.py", error)
         return 2
     return 0
 

@@ -137,15 +137,21 @@ def generate(
     return Samples(samples, evaluations // num_rounds, seconds / num_samples)
 
 
+def count_classes(pipeline: DDPMFromScratchPipeline) -> int | None:
+    """Return the number of classes, without the one that stands for no label; None without labels."""
+    num_classes = getattr(pipeline.unet.config, "num_class_embeds", None)
+    if num_classes is not None and pipeline.config.get("null_class_label") is not None:
+        return num_classes - 1
+    return num_classes
+
+
 def _label_options(
     pipeline: DDPMFromScratchPipeline, numbers: torch.Tensor, guidance_scale: float
 ) -> dict[str, Any]:
     """Return the arguments of a class-conditional pipeline for samples of these numbers."""
-    num_classes = getattr(pipeline.unet.config, "num_class_embeds", None)
+    num_classes = count_classes(pipeline)
     if num_classes is None:
         return {}
-    if pipeline.config.get("null_class_label") is not None:
-        num_classes -= 1  # the last class stands for no label
     return {"class_labels": numbers % num_classes, "guidance_scale": guidance_scale}
 
 

@@ -7,11 +7,10 @@ Exit status: 0 done; 2 a setting or the data must be changed; 3 the loss is not 
 fails; 75 stopped by a signal after saving a checkpoint. Each but 0 comes with one line that says what to do.
 """
 
-import os
 import sys
 
 from config import TrainingConfig, parse_config
-from errors import NonFiniteError, RunError
+from errors import NonFiniteError, RunError, say_error, warn
 
 
 def train(config: TrainingConfig) -> None:
@@ -63,7 +62,7 @@ def train(config: TrainingConfig) -> None:
             + (f"; from update {trainer.update} on" if trainer.update else "")
         )
         for problem in data.bad_images.problems:
-            print(f"train.py: warning: passing over it: {problem}", file=sys.stderr)
+            warn(f"passing over it: {problem}")
     start_tracking(config, accelerator)
     stop.install()
     trainer.run()
@@ -99,9 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         train(config)
     except RunError as error:
-        rank = int(os.environ.get("RANK", 0))
-        who = f"train.py, process {rank}" if rank else "train.py"
-        print(f"{who}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        say_error("train.py", error)
         return error.status
     except KeyboardInterrupt:
         return 130

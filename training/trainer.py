@@ -33,9 +33,10 @@ from ddpm_from_scratch.models import build_model
 from ddpm_from_scratch.objectives import denoising_losses, drop_labels
 from ddpm_from_scratch.timestep_samplers import LossAwareTimesteps, stratified_timesteps, uniform_timesteps
 from ema import WeightAverage
-from errors import ConfigError, NonFiniteError, Stopped
+from errors import ConfigError, NonFiniteError, Stopped, warn
 from log import MetricsLog
 from optimizers import make_optimizer
+from recipe import changes_since
 from sample_order import Batch
 from sampling import generate, save_picture
 from seeds import stream_seed
@@ -304,7 +305,7 @@ class Trainer:
             return sharding.full_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
         return get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
-    def _draw(self, samples: torch.Tensor, labels: torch.Tensor | None, micro: int) -> "_Draw":
+    def _draw(self, samples: torch.Tensor, labels: torch.Tensor | None, micro: int) -> _Draw:
         """Return what is random about a batch, from the streams of this update, batch and process."""
         config, accelerator = self.config, self.accelerator
         where = (self.update, micro, accelerator.process_index)
@@ -348,7 +349,7 @@ class Trainer:
         self.nonfinite_in_row += 1
         text = f"loss {outcome.loss}" if not math.isfinite(outcome.loss) else "the gradient is not finite"
         if self.accelerator.is_main_process:
-            print(f"train.py: warning: update {self.update} skipped: {text}", file=sys.stderr)
+            warn(f"update {self.update} skipped: {text}")
         if self.nonfinite_in_row >= self.config.max_nonfinite_steps:
             raise NonFiniteError(
                 f"{text} in {self.nonfinite_in_row} updates in a row, up to update {self.update}; nothing of "
@@ -398,7 +399,7 @@ class Trainer:
             ).samples  # fmt: skip
         except FloatingPointError as error:  # the same in every process; the weights are finite
             if accelerator.is_main_process:
-                print(f"train.py: warning: no picture after update {self.update}: {error}", file=sys.stderr)
+                warn(f"no picture after update {self.update}: {error}")
             return
         if accelerator.is_main_process:
             with disk_errors_named(path):
@@ -489,26 +490,26 @@ class Trainer:
         Raises:
             ConfigError: a missing or damaged checkpoint, or one of another recipe.
         """
-        found: list[Any] = [None]
-        failure: list[str | None] = [None]
+        shared: list[Any] = [None, None]
         if self.accelerator.is_main_process:
             try:
-                found = [checkpoint.find_checkpoint(self.output_dir, wanted)]
+                shared = [checkpoint.find_checkpoint(self.output_dir, wanted), None]
             except ConfigError as error:
-                failure = [str(error)]
-        broadcast_object_list(failure)
-        if failure[0] is not None:
-            raise ConfigError(failure[0])
-        broadcast_object_list(found)
-        if found[0] is None:
+                shared = [None, str(error)]
+        found, failure = broadcast_object_list(shared)
+        if failure is not None:
+            raise ConfigError(failure)
+        if found is None:
             if self.accelerator.is_main_process:
                 print(
                     f"train.py: {str(self.output_dir)!r} holds no checkpoint yet; starting anew",
                     file=sys.stderr,
                 )
             return
-        folder, manifest = found[0]
-        self._require_same_recipe(folder, manifest)
+        folder, manifest = found
+        changes = changes_since(manifest, self._about(), str(folder), self.config.allow_recipe_change)
+        if changes and self.accelerator.is_main_process:
+            warn(f"resuming with another recipe: {changes}")
         tensors, state = checkpoint.load_checkpoint(folder, manifest)
         try:
             sharding.load(sharding.weights(self.network), tensors["model"])
@@ -537,31 +538,4 @@ class Trainer:
         self._plan_updates()
         if self.accelerator.is_main_process:
             for later in checkpoint.set_aside_later(self.output_dir, folder):
-                print(f"train.py: warning: {later} is no longer of this run; renamed", file=sys.stderr)
-
-    def _require_same_recipe(self, folder: Path, manifest: dict[str, Any]) -> None:
-        about = self._about()
-        changes = self.config.changes_since(manifest["recipe"], about["recipe"])
-        for name, reason in (
-            ("network", ""),
-            ("num_processes", "the samples go on in the same order, their noise has other streams"),
-            ("num_samples", "the data set has changed"),
-        ):
-            if manifest[name] != about[name]:
-                changes.append((name, manifest[name], about[name], reason))
-        listed = "; ".join(
-            f"{name}: {old} -> {new}" + (f" ({why})" if why else "") for name, old, new, why in changes
-        )
-        forbidden = [name for name, *_ in changes if not self.config.may_change(name)]
-        if forbidden:
-            raise ConfigError(
-                f"checkpoint {str(folder)!r} was written with another recipe ({listed}); "
-                f"{', '.join(forbidden)} cannot change within a run: resume with the same, or start anew."
-            )
-        if changes and not self.config.allow_recipe_change:
-            raise ConfigError(
-                f"checkpoint {str(folder)!r} was written with another recipe ({listed}); resume with the "
-                "same one, or accept the change with --allow_recipe_change."
-            )
-        if changes and self.accelerator.is_main_process:
-            print(f"train.py: warning: resuming with another recipe: {listed}", file=sys.stderr)
+                warn(f"{later} is no longer of this run; renamed")
