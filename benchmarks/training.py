@@ -21,47 +21,33 @@ sign of copying).
 """
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import itertools
 import json
-import os
 import random
 import shlex
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from diffusers import DDPMScheduler
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
-from PIL import Image, ImageDraw
-from torch import nn
-from tqdm import tqdm
-
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler
-from ddpm_from_scratch.metrics import frechet_distance, sliced_wasserstein
-from ddpm_from_scratch.models import build_model, model_config
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 
 import cpu  # noqa: E402
 from config import TrainingConfig, parse_config  # noqa: E402
-from data import load_digits, load_training_data  # noqa: E402
+from data import load_digits  # noqa: E402
+from ddpm_from_scratch import DDPMFromScratchScheduler  # noqa: E402
+from ddpm_from_scratch.models import build_model, model_config  # noqa: E402
 from features import train_digit_classifier  # noqa: E402
-from trainer import Trainer  # noqa: E402
+from judge import Judge  # noqa: E402
+from loops import Ours, Stock, quiet  # noqa: E402
+from pictures import as_dataset, digit_images, drawn_images  # noqa: E402
 
 # UNet2DModel with diffusers' defaults, as small as 8x8 digits allow.
 STOCK_DIGITS: dict[str, Any] = {
@@ -104,164 +90,6 @@ ROWS = {
     "heads-of-8": Row("U-Net with heads of 8, 32 px RGB, fp32", STOCK_32),
     "heads-of-8-bf16": Row("U-Net with heads of 8, 32 px RGB, bf16", STOCK_32, "bf16"),
 }
-
-
-# The data: images as users have them.
-
-
-def digit_images() -> list[Image.Image]:
-    """Return the training digits as grey 8x8 images."""
-    images = ((load_digits()[0][:, 0] + 1) * 127.5).round().to(torch.uint8).numpy()
-    return [Image.fromarray(image) for image in images]
-
-
-def drawn_images(number: int = 1024, side: int = 32, seed: int = 0) -> list[Image.Image]:
-    """Return pictures of coloured shapes on coloured ground."""
-    generator = np.random.default_rng(seed)
-    images = []
-    for _ in range(number):
-        ground, first, second = (tuple(map(int, generator.integers(0, 256, 3))) for _ in range(3))
-        image = Image.new("RGB", (2 * side, 2 * side), ground)
-        draw = ImageDraw.Draw(image)
-        for colour, shape in ((first, draw.ellipse), (second, draw.rectangle)):
-            x, y, width, height = map(int, generator.integers(side // 4, side, 4))
-            shape((x, y, x + width, y + height), fill=colour)
-        images.append(image.resize((side, side), Image.Resampling.LANCZOS))
-    return images
-
-
-def as_dataset(images: list[Image.Image]) -> datasets.Dataset:
-    """Return a data set with one column of images, encoded as PNG."""
-    encoded = []
-    for image in images:
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        encoded.append({"bytes": file.getvalue(), "path": None})
-    return datasets.Dataset.from_dict({"image": encoded}).cast_column("image", datasets.Image())
-
-
-# The loops. Each has `network`, `average()`, `accelerator`, and `updates()`, which does one update per item.
-
-
-class Stock:
-    """The loop of diffusers' script; `tuned` adds fused AdamW and, if the precision is bf16, autocast."""
-
-    def __init__(
-        self,
-        network: dict[str, Any],
-        weights: dict[str, torch.Tensor],
-        images: list[Image.Image],
-        config: TrainingConfig,
-        *,
-        tuned: bool,
-    ):
-        self.config, self.accelerator = config, make_accelerator(config.mixed_precision if tuned else "no")
-        self.network = build_model(network)
-        self.network.load_state_dict(weights)
-        self.scheduler = DDPMScheduler(config.ddpm_num_steps)
-        side, mode = network["sample_size"], {1: "L", 3: "RGB"}[network["in_channels"]]
-
-        def transforms(examples: dict[str, list[Image.Image]]) -> dict[str, list[torch.Tensor]]:
-            # torchvision's Resize, ToTensor and Normalize([0.5], [0.5])
-            resized = [image.convert(mode).resize((side, side), Image.Resampling.BILINEAR)
-                       for image in examples["image"]]  # fmt: skip
-            arrays = [np.array(image).reshape(side, side, -1) for image in resized]
-            tensors = [torch.from_numpy(array).permute(2, 0, 1).contiguous() for array in arrays]
-            return {"input": [tensor.float().div(255).sub_(0.5).div_(0.5) for tensor in tensors]}
-
-        data = as_dataset(images)
-        data.set_transform(transforms)
-        loader = torch.utils.data.DataLoader(data, batch_size=config.train_batch_size, shuffle=True)
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay, eps=config.adam_epsilon, fused=tuned or None,
-        )  # fmt: skip
-        self.ema = EMAModel(
-            self.network.parameters(), decay=config.ema_max_decay, use_ema_warmup=True,
-            inv_gamma=config.ema_inv_gamma, power=config.ema_power,
-        )  # fmt: skip
-        lr_scheduler = get_scheduler(
-            config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=config.max_train_steps,
-        )  # fmt: skip
-        self.model, self.optimizer, self.loader, self.lr_scheduler = self.accelerator.prepare(
-            self.network, optimizer, loader, lr_scheduler
-        )
-
-    def average(self) -> ModelMixin:
-        """Return a copy of the network with the averaged weights."""
-        model = build_model(dict(self.network.config))
-        self.ema.copy_to(model.parameters())
-        return model.eval()
-
-    def updates(self) -> Iterator[float]:
-        """Train for ever, one update at a time; give its loss."""
-        accelerator, model, step = self.accelerator, self.model, 0
-        for epoch in itertools.count():
-            model.train()
-            progress = tqdm(total=len(self.loader), desc=f"Epoch {epoch}", file=io.StringIO())
-            for batch in self.loader:
-                clean = batch["input"]
-                noise = torch.randn(clean.shape, device=clean.device)
-                timesteps = torch.randint(0, self.config.ddpm_num_steps, (len(clean),), device=clean.device)
-                noisy = self.scheduler.add_noise(clean, noise, timesteps)
-                with accelerator.accumulate(model):
-                    output = model(noisy, timesteps).sample
-                    loss = nn.functional.mse_loss(output.float(), noise.float())
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-                    self.optimizer.step()
-                    self.lr_scheduler.step()
-                    self.optimizer.zero_grad()
-                if accelerator.sync_gradients:
-                    self.ema.step(model.parameters())
-                    progress.update(1)
-                    step += 1
-                logs = {"loss": loss.detach().item(), "lr": self.lr_scheduler.get_last_lr()[0], "step": step}
-                logs["ema_decay"] = self.ema.cur_decay_value
-                progress.set_postfix(**logs)
-                accelerator.log(logs, step=step)
-                yield logs["loss"]
-            progress.close()
-
-
-class Ours:
-    """The trainer of training/; the only place of this file that knows it."""
-
-    def __init__(self, network: dict[str, Any], config: TrainingConfig):
-        self.accelerator = make_accelerator(config.mixed_precision)
-        data = load_training_data(config, network["sample_size"], network["in_channels"])
-        self.trainer = Trainer(config, network, data, self.accelerator)
-        self.network, self.scheduler = self.trainer.network, self.trainer.scheduler
-
-    def average(self) -> ModelMixin:
-        """Return a copy of the network with the averaged weights."""
-        return self.trainer.averaged_network()
-
-    def updates(self) -> Iterator[float]:
-        """Train for ever, one update at a time; give its loss. Logs as often as the trainer does."""
-        trainer, config = self.trainer, self.trainer.config
-        batches = trainer.data.batches(
-            config.train_batch_size, 0, 1, config.dataloader_num_workers, trainer.samples_seen
-        )
-        progress, losses = tqdm(total=trainer.total_updates, file=io.StringIO()), []
-        with open(os.devnull, "w") as file:
-            while True:
-                losses.append(trainer.train_update(batches).loss)
-                yield losses[-1]
-                progress.update()
-                if trainer.update % config.logging_steps == 0:
-                    row = {"loss": statistics.mean(losses), "lr": trainer.learning_rates[0]}
-                    losses = []
-                    progress.set_postfix(row)
-                    file.write(json.dumps({"step": trainer.update} | row) + "\n")
-
-
-def make_accelerator(precision: str) -> Accelerator:
-    """Return an Accelerator of its own precision; one process normally has only one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision=precision, cpu=True)
 
 
 # Speed.
@@ -376,54 +204,6 @@ def print_speed(names: list[str], rounds: int, updates: int, clock: str) -> None
 # Quality.
 
 
-class Judge:
-    """Quality of digit networks against the held-out digits."""
-
-    def __init__(self, num_samples: int, num_inference_steps: int):
-        self.num_samples, self.num_inference_steps = num_samples, num_inference_steps
-        self.train, _, self.held_out, _ = load_digits()
-        self.classifier, _ = train_digit_classifier()
-
-    @torch.no_grad()
-    def samples(self, model: ModelMixin, scheduler: Any, seed: int) -> torch.Tensor:
-        """Return samples in [-1, 1], shape (N, 1, 8, 8)."""
-        pipeline = DDPMFromScratchPipeline(model, DDPMFromScratchScheduler.from_config(scheduler.config))
-        pipeline.set_progress_bar_config(disable=True)
-        generator = torch.Generator().manual_seed(seed)
-        options = {"num_inference_steps": self.num_inference_steps, "output_type": "pt"}
-        parts = [
-            pipeline(min(250, self.num_samples - start), generator=generator, **options).images
-            for start in range(0, self.num_samples, 250)
-        ]
-        return torch.cat(parts) * 2 - 1
-
-    @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> dict[str, float]:
-        """Return the figures of some images."""
-        features, reference = (self.classifier.features(x) for x in (images, self.held_out))
-        train, held_out, flat = (x.flatten(1) for x in (self.train, self.held_out, images))
-        nearest = torch.cdist(flat, train).amin(1)
-        return {
-            "frechet_distance": frechet_distance(features, reference),
-            "sliced_w2": sliced_wasserstein(flat, held_out),
-            "nearest_train_mean": float(nearest.mean()),
-            "nearest_train_5_percent": float(nearest.quantile(0.05)),
-        }
-
-    def floors(self) -> dict[str, dict[str, float]]:
-        """Return the figures of as many training images, and the distances of the held-out ones."""
-        chosen = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))
-        nearest = torch.cdist(self.held_out.flatten(1), self.train.flatten(1)).amin(1)
-        train = self(self.train[chosen[: self.num_samples]])
-        return {
-            "training images": {key: train[key] for key in ("frechet_distance", "sliced_w2")},
-            "held-out images": {
-                "nearest_train_mean": float(nearest.mean()),
-                "nearest_train_5_percent": float(nearest.quantile(0.05)),
-            },
-        }
-
-
 def stock_recipe(updates: int, seed: int, folder: Path) -> TrainingConfig:
     """Return the settings of diffusers' script."""
     return stock_settings(ROWS["digits"], folder, max_train_steps=updates, seed=seed)
@@ -493,7 +273,8 @@ def measure_quality(
                 began = time.perf_counter()
                 losses = [float(loss) for loss in itertools.islice(loop.updates(), updates)]
                 took = time.perf_counter() - began
-                figures = judge(judge.samples(loop.average(), loop.scheduler, seed))
+                scheduler = DDPMFromScratchScheduler.from_config(loop.scheduler.config)
+                figures = judge(judge.samples(loop.average(), scheduler, seed))
             edge = max(1, updates // 10)
             results.append(
                 {
@@ -561,14 +342,6 @@ def print_quality(
         output.write_text(json.dumps({"seconds_per_update": per_update, "runs": results}, indent=2) + "\n")
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hide progress bars of libraries."""
-    datasets.disable_progress_bars()
-    with open(os.devnull, "w") as file, contextlib.redirect_stderr(file):
-        yield
-
-
 def main(argv: list[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(
@@ -610,7 +383,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             per_update = seconds_per_update(Path(folder), CLOCKS[arguments.clock], changes)
-    judge = Judge(arguments.num_samples, arguments.num_inference_steps)
+    train, _, held_out, _ = load_digits()
+    features = train_digit_classifier()[0].features
+    judge = Judge(train, held_out, features, arguments.num_samples, arguments.num_inference_steps)
     print_quality(
         arguments.seconds, arguments.speedups, arguments.seeds, judge, per_update, changes, arguments.output
     )

@@ -39,7 +39,7 @@ def test_the_columns_start_from_the_same_weights_and_learn(name, tmp_path):
 def test_stock_and_ours_see_the_same_images(tmp_path):
     loops = benchmark.make_loops(TINY_ROWS["drawn"], tmp_path)
     stock = torch.cat([batch["input"] for batch in loops["stock"].loader])
-    ours = benchmark.load_training_data(loops["ours"].trainer.config, 8, 3)
+    ours = loops["ours"].trainer.data
     batch = next(ours.batches(len(stock), 0, 1, 0, 0))["samples"]
     torch.testing.assert_close(batch.sum(0), stock.sum(0), atol=1e-2, rtol=0)  # in any order
     assert batch.dtype == stock.dtype == torch.float32

@@ -100,29 +100,34 @@ class PixelFeatures:
 
 
 class DigitClassifier(nn.Module):
-    """A small CNN for 8x8 digits whose 32 penultimate features measure sample quality."""
+    """A small CNN for pictures of digits whose 32 penultimate features measure sample quality.
 
-    def __init__(self) -> None:
+    Args:
+        side: of the pictures, in pixels.
+    """
+
+    def __init__(self, side: int = 8):
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
             nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(256, 32), nn.ReLU(),
+            nn.Linear(64 * (side // 4) ** 2, 32), nn.ReLU(),
         )  # fmt: skip
         self.classify = nn.Linear(32, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, 10) for images (B, 1, 8, 8) in [-1, 1]."""
+        """Return logits (B, 10) for images (B, 1, side, side) in [-1, 1]."""
         return self.classify(self.features(images))
 
 
-def train_digit_classifier(num_epochs: int = 30, seed: int = 0) -> tuple[DigitClassifier, float]:
-    """Return a classifier trained on the training digits, and its accuracy on the held-out ones."""
-    images, labels, held_out, held_out_labels = load_digits()
+def train_classifier(
+    images: torch.Tensor, labels: torch.Tensor, num_epochs: int = 30, seed: int = 0
+) -> DigitClassifier:
+    """Return a classifier trained on pictures of digits, (N, 1, side, side) in [-1, 1], and their labels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = DigitClassifier()
+        classifier = DigitClassifier(images.shape[-1])
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
         total = num_epochs * len(images) // 64
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=total + 1)
@@ -135,7 +140,13 @@ def train_digit_classifier(num_epochs: int = 30, seed: int = 0) -> tuple[DigitCl
             loss.backward()
             optimizer.step()
             schedule.step()
-    classifier.eval()
+    return classifier.eval()
+
+
+def train_digit_classifier() -> tuple[DigitClassifier, float]:
+    """Return a classifier trained on the training digits, and its accuracy on the held-out ones."""
+    images, labels, held_out, held_out_labels = load_digits()
+    classifier = train_classifier(images, labels)
     with torch.no_grad():
         accuracy = float((classifier(held_out).argmax(1) == held_out_labels).float().mean())
     return classifier, accuracy

@@ -1,0 +1,85 @@
+"""Images to train on in benchmarks, as users have them: PIL images, and an encoded data set."""
+
+import io
+import random
+from functools import cache
+from pathlib import Path
+
+import datasets
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from data import load_digits
+
+# Fonts that matplotlib ships and that have upright or slanted digits.
+FONTS = (
+    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+    *("DejaVuSansMono", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
+    *("cmr10", "cmb10", "cmss10", "cmtt10"),
+)
+
+
+def to_images(samples: torch.Tensor) -> list[Image.Image]:
+    """Return grey images of samples in [-1, 1], shape (N, 1, H, W)."""
+    levels = ((samples[:, 0] + 1) * 127.5).round().to(torch.uint8).numpy()
+    return [Image.fromarray(image) for image in levels]
+
+
+def digit_images() -> list[Image.Image]:
+    """Return the training digits as grey 8x8 images."""
+    return to_images(load_digits()[0])
+
+
+def drawn_images(number: int = 1024, side: int = 32, seed: int = 0) -> list[Image.Image]:
+    """Return pictures of coloured shapes on coloured ground."""
+    generator = np.random.default_rng(seed)
+    images = []
+    for _ in range(number):
+        ground, first, second = (tuple(map(int, generator.integers(0, 256, 3))) for _ in range(3))
+        image = Image.new("RGB", (2 * side, 2 * side), ground)
+        draw = ImageDraw.Draw(image)
+        for colour, shape in ((first, draw.ellipse), (second, draw.rectangle)):
+            x, y, width, height = map(int, generator.integers(side // 4, side, 4))
+            shape((x, y, x + width, y + height), fill=colour)
+        images.append(image.resize((side, side), Image.Resampling.LANCZOS))
+    return images
+
+
+def glyphs(number: int, seed: int, side: int = 28) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return printed digits of many fonts, sizes, angles and places, and which digit each is.
+
+    Shape (N, 1, side, side) in [-1, 1], ink is 1; drawn at four times the size.
+    """
+    generator = random.Random(seed)
+    images, labels = [], []
+    for index in range(number):
+        large = Image.new("L", (4 * side, 4 * side))
+        size = round(4 * side * generator.uniform(0.55, 0.85))
+        middle = tuple(2 * side + 4 * generator.uniform(-2, 2) for _ in range(2))
+        ink = generator.randint(160, 255)
+        ImageDraw.Draw(large).text(
+            middle, str(index % 10), fill=ink, font=_font(generator.choice(FONTS), size), anchor="mm"
+        )
+        angle = generator.gauss(0, 8)
+        turned = large.rotate(angle, Image.Resampling.BICUBIC).resize((side, side), Image.Resampling.BOX)
+        images.append(np.array(turned))
+        labels.append(index % 10)
+    return torch.from_numpy(np.stack(images))[:, None].float() / 127.5 - 1, torch.tensor(labels)
+
+
+@cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
+
+
+def as_dataset(images: list[Image.Image]) -> datasets.Dataset:
+    """Return a data set with one column of images, encoded as PNG."""
+    encoded = []
+    for image in images:
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        encoded.append({"bytes": file.getvalue(), "path": None})
+    return datasets.Dataset.from_dict({"image": encoded}).cast_column("image", datasets.Image())
