@@ -172,7 +172,8 @@ class NonFinite:
 
     Args:
         updates: numbers of the updates, from 1.
-        what: "loss", "gradient" or "sample": where the value comes in.
+        what: where the value comes in: "loss", "gradient" or "sample", or "loss alone", which leaves the
+            gradient finite.
         value: nan or inf.
         rank: in which process.
     """
@@ -198,6 +199,8 @@ class NonFinite:
             losses = original(model, scheduler, samples, *args, **kwargs)
             if self.what == "loss":
                 losses = losses * self.value
+            if self.what == "loss alone":
+                losses = losses + self.value
             if self.what == "gradient":
                 losses.register_hook(lambda gradient: gradient * self.value)
             return losses
@@ -253,5 +256,56 @@ class ShardOnCpu:
                 with open(self.report, "w") as file:
                     json.dump(seen, file)
             original(trainer)
+
+        Trainer.run = run
+
+
+@dataclass
+class ZeroOnCpu:
+    """Run under DeepSpeed's ZeRO on CPUs, for which Accelerate would name no backend.
+
+    Args:
+        stage: of ZeRO.
+        report: JSON file that gets the numbers of elements that the first process holds.
+    """
+
+    stage: int
+    report: str | None = None
+
+    def __call__(self) -> None:
+        """Install."""
+        import deepspeed.ops
+        from accelerate.state import PartialState
+
+        import sharding
+        from trainer import Trainer
+
+        # Or it would compile a way of its own for processes of one machine to talk, instead of gloo.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm_op"] = False
+        os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(self.stage)}
+        os.environ.pop("ACCELERATE_USE_CPU", None)
+        PartialState(backend="gloo")
+        original = Trainer.run
+
+        def run(trainer: Any) -> None:
+            original(trainer)
+            if self.report is None or not trainer.accelerator.is_main_process:
+                return
+            tensors = {
+                "weights": sharding.weights(trainer.network).values(),
+                "average": [] if trainer.ema is None else trainer.ema.tensors.values(),
+                "state": [
+                    value
+                    for entries in trainer.updater.optimizer.state.values()
+                    for value in entries.values()
+                    if value.ndim
+                ],
+            }
+            seen = {
+                name: sum(sharding.local(value).numel() for value in values)
+                for name, values in tensors.items()
+            }
+            with open(self.report, "w") as file:
+                json.dump({"stage": trainer.model.zero_optimization_stage()} | seen, file)
 
         Trainer.run = run

@@ -105,12 +105,6 @@ def test_load_names_a_tensor_that_does_not_fit():
         sharding.load(live, {"weight": torch.zeros(3, 2)})
 
 
-def test_deepspeed_is_refused_with_what_to_use_instead():
-    engine = SimpleNamespace(num_processes=1, distributed_type=DistributedType.DEEPSPEED)
-    with pytest.raises(ConfigError, match="fsdp_reshard_after_forward false"):
-        sharding.check_launch(engine)
-
-
 def test_loaded_optimizer_state_is_where_its_parameter_is():
     """A step count on the CPU beside parameters on a GPU would be read at a wrong address."""
     layer = torch.nn.Linear(2, 2, device="meta")

@@ -12,6 +12,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 import checkpoint
+import zero
 from config import TrainingConfig
 from data import TrainingData, load_training_data
 from ddpm_from_scratch.models import MODEL_CONFIGS, load_model_config, model_config
@@ -130,13 +131,15 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Return Accelerate's view of devices, processes, precision and trackers.
 
     Raises:
-        ConfigError: a tracker that is not installed, or a precision that the device lacks.
+        ConfigError: a package that is not installed, a precision that the device lacks, or a way to launch
+            that this trainer does not know.
     """
     tracker = None if config.logger == "jsonl" else config.logger
     if tracker is not None and tracker not in [str(known.value) for known in get_available_trackers()]:
         raise ConfigError(
             f"--logger is {tracker!r}, but that package is not installed: pip install {tracker}."
         )
+    zero.check_installed()
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -155,9 +158,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             f"--mixed_precision {config.mixed_precision}, --logger {config.logger}: {error}"
         ) from error
     check_launch(accelerator)
-    if config.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
+    kind = accelerator.distributed_type
+    if kind == DistributedType.DEEPSPEED:
+        zero.check_plan(accelerator, config)
+    if config.optimizer == "muon" and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ConfigError(
-            "--optimizer is 'muon', which needs whole matrices, but FSDP shards them: use adamw."
+            f"--optimizer is 'muon', which needs whole matrices, but {kind.value} shards them: use adamw."
         )
     return accelerator
 

@@ -1,8 +1,8 @@
 """Weights that may be sharded: the same code for one process, for copies (DDP) and for shards (FSDP2).
 
 Under FSDP2 a parameter, its average and its optimizer state are DTensors, of which each process holds one
-slice. A checkpoint holds whole tensors by name, so it does not depend on how the run was spread. Functions
-marked "collective" must be called by all processes alike.
+slice; under ZeRO only the average is one (see zero.py). A checkpoint holds whole tensors by name, so it does
+not depend on how the run was spread. Functions marked "collective" must be called by all processes alike.
 """
 
 import os
@@ -12,9 +12,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from errors import ConfigError
 
@@ -43,12 +44,6 @@ def check_launch(accelerator: Accelerator) -> None:
             raise ConfigError(
                 f"distributed_type {kind.value} needs GPUs; here Accelerate would not shard at all."
             )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise ConfigError(
-            "distributed_type DEEPSPEED is not supported: its engine updates the weights inside backward, "
-            "where an update that is not finite cannot be skipped. FSDP with fsdp_version 2 and "
-            "fsdp_reshard_after_forward false shards the same as ZeRO stage 2."
-        )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ConfigError("fsdp_version is 1, but must be 2: set it in the Accelerate configuration file.")
 
@@ -93,6 +88,20 @@ def like(full: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return the part of a tensor that this process holds, sharing its memory; for elementwise arithmetic."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    """Return the rows of a whole tensor that `share_out` gives to this process, sharing its memory."""
+    parts, rank = tensor.chunk(mesh.size()), mesh.get_local_rank()
+    return parts[rank] if rank < len(parts) else tensor[:0]
+
+
+def share_out(tensor: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    """Return a copy of a whole tensor that each process has, of which it keeps only its own part."""
+    part = own_part(tensor, mesh).clone()
+    return DTensor.from_local(
+        part, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride()
+    )
 
 
 def weights(network: nn.Module) -> State:

@@ -4,7 +4,6 @@ Everything random comes from streams named by the seed and the place (see seeds.
 evaluating are observers: they change nothing of the result.
 """
 
-import contextlib
 import json
 import math
 import sys
@@ -20,7 +19,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.optimization import get_scheduler
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm.auto import tqdm
 
 import checkpoint
@@ -35,13 +33,13 @@ from ddpm_from_scratch.timestep_samplers import LossAwareTimesteps, stratified_t
 from ema import WeightAverage
 from errors import ConfigError, NonFiniteError, Stopped, warn
 from log import MetricsLog
-from optimizers import make_optimizer
 from recipe import changes_since
 from sample_order import Batch
 from sampling import generate, save_picture
 from seeds import stream_seed
 from stop import StopRequest
 from storage import commit_files, disk_errors_named, require_space, temporary_folder
+from updater import make_updater
 
 VERSIONS = {
     "ddpm-from-scratch": __version__,
@@ -111,18 +109,13 @@ class Trainer:
             cpu.keep_large_allocations()
             if accelerator.mixed_precision == "bf16" and data.sample_shape[-1] <= 32:
                 cpu.use_plain_attention(self.network)
-        sharding.configure_sharding(accelerator, self.network)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        optimizer = make_optimizer(self.network, config)
-        self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
-        self._parameters = list(self.model.parameters())
-        self._clips_itself = accelerator.scaler is not None or accelerator.is_fsdp2
-        self.ema = (
-            WeightAverage(self.network, config.ema_inv_gamma, config.ema_power, config.ema_max_decay)
-            if config.use_ema
-            else None
-        )
+        self.updater = make_updater(accelerator, self.network, config)
+        self.model = self.updater.model
+        self.ema = None
+        if config.use_ema:
+            decay = config.ema_inv_gamma, config.ema_power, config.ema_max_decay
+            self.ema = WeightAverage(self.network, *decay, self.updater.average_mesh)
         self.null_label = data.num_classes if config.label_dropout else None
         self.loss_aware = (
             LossAwareTimesteps(config.ddpm_num_steps) if config.timestep_sampling == "loss_aware" else None
@@ -166,7 +159,7 @@ class Trainer:
     @property
     def learning_rates(self) -> list[float]:
         """The learning rate of each parameter group for the next update."""
-        return [rate * self._rate_factor(self.update) for rate in self._base_rates]
+        return [rate * self._rate_factor(self.update) for rate in self.updater.base_rates]
 
     def run(self) -> None:
         """Train from the current update to the last.
@@ -248,7 +241,7 @@ class Trainer:
     def train_update(self, batches: Iterator[Batch]) -> Outcome:
         """Do one optimizer update; skip it in all processes if its loss or gradient is not finite."""
         config, accelerator = self.config, self.accelerator
-        if not self.model.training:
+        if not self.network.training:
             self.model.train()
         total = torch.zeros((), device=accelerator.device)
         seen = []
@@ -258,7 +251,7 @@ class Trainer:
             samples = batch["samples"].to(accelerator.device, non_blocking=True)
             labels = batch["labels"].to(accelerator.device, non_blocking=True) if "labels" in batch else None
             is_last = micro == config.gradient_accumulation_steps - 1
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(self.model):
+            with self.updater.batch(is_last):
                 draw = self._draw(samples, labels, micro)
                 losses = denoising_losses(
                     self.model, self.scheduler, samples, draw.noise, draw.timesteps,
@@ -266,44 +259,25 @@ class Trainer:
                     snr_gamma=config.snr_gamma, vlb_weight=config.vlb_weight, data_levels=self.data.levels,
                 )  # fmt: skip
                 weighted = (draw.weights * losses).mean() / config.gradient_accumulation_steps
-                accelerator.backward(weighted)
+                self.updater.backward(weighted)
             total += weighted.detach()
             seen.append((draw.timesteps, losses.detach()))
-        norm = self._gradient_norm()
+        norm = self.updater.gradient_norm()
         is_bad = ~torch.isfinite(total + norm)
         asked = torch.tensor(float(self.stop.signal is not None), device=total.device)
         # One small collective call, in which the processes agree on what this update was.
         status = torch.stack([total, norm, is_bad.float(), asked])
         loss, length, bad, stop = accelerator.reduce(status, "sum").tolist()
         loss, length = loss / accelerator.num_processes, length / accelerator.num_processes
-        if length > config.max_grad_norm and not self._clips_itself:
-            clip_grads_with_norm_(self._parameters, config.max_grad_norm, norm)
-        for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
-            group["lr"] = rate
-        if not bad:
-            self.optimizer.step()
-        elif accelerator.scaler is not None:
-            # What a scaler does after a step that it skipped: it lowers the loss scale.
-            accelerator.scaler.update(
-                accelerator.scaler.get_scale() * accelerator.scaler.get_backoff_factor()
-            )
-        applied = not bad and not accelerator.optimizer_step_was_skipped
+        applied = self.updater.step(self.learning_rates, length, skip=bool(bad))
         if applied and self.ema is not None:
             self.ema.update(self.network)
         if applied and self.loss_aware is not None:
             drawn, losses = (accelerator.gather(torch.cat(values)) for values in zip(*seen, strict=True))
             self.loss_aware.update(drawn, losses)
-        self.optimizer.zero_grad()
         self.update += 1
         self.samples_seen += self.samples_per_update
         return Outcome(loss, applied, bool(stop))
-
-    def _gradient_norm(self) -> torch.Tensor:
-        """Return the norm of the whole gradient; under shards or a loss scale, clip it at once."""
-        if self._clips_itself:
-            limit = self.config.max_grad_norm
-            return sharding.full_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        return get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
     def _draw(self, samples: torch.Tensor, labels: torch.Tensor | None, micro: int) -> _Draw:
         """Return what is random about a batch, from the streams of this update, batch and process."""
@@ -415,15 +389,14 @@ class Trainer:
         # Each process has met its own; from here on all know of all.
         known = self.data.bad_images
         known.problems = list(dict.fromkeys(gather_object(known.problems)))
-        optimizer_tensors, optimizer_numbers = sharding.optimizer_state(self.optimizer, self.network)
-        live = {"model": sharding.weights(self.network), "optimizer": optimizer_tensors}
+        live = {"model": sharding.weights(self.network)}
         if self.ema is not None:
             live["ema"] = self.ema.tensors
         if self.loss_aware is not None:
             live["timesteps"] = self.loss_aware.state_dict()
-        tensors = {
-            name: sharding.gather(named, keep=accelerator.is_main_process) for name, named in live.items()
-        }
+        keep = accelerator.is_main_process
+        tensors = {name: sharding.gather(named, keep) for name, named in live.items()}
+        tensors["optimizer"], optimizer_numbers = self.updater.optimizer_state(keep)
         scaler = accelerator.scaler
         state = {
             "samples_seen": self.samples_seen,
@@ -512,14 +485,11 @@ class Trainer:
             warn(f"resuming with another recipe: {changes}")
         tensors, state = checkpoint.load_checkpoint(folder, manifest)
         try:
-            sharding.load(sharding.weights(self.network), tensors["model"])
+            self.updater.load(tensors["model"], tensors["optimizer"], state["optimizer"])
             if self.ema is not None:
                 sharding.load(self.ema.tensors, tensors["ema"])
             if self.loss_aware is not None:
                 self.loss_aware.load_state_dict(tensors["timesteps"])
-            sharding.load_optimizer_state(
-                self.optimizer, self.network, tensors["optimizer"], state["optimizer"]
-            )
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
