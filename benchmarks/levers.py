@@ -41,7 +41,12 @@ from pictures import as_dataset, glyphs, to_images  # noqa: E402
 NETWORKS = {
     "digits": model_config("digits"),
     "glyphs": model_config(
-        "small-32", sample_size=28, channels=1, block_out_channels=(32, 64, 64), layers_per_block=1
+        "small-32",
+        sample_size=28,
+        channels=1,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=16,
     ),
 }
 # Beside what training/configs/digits.yaml says.
