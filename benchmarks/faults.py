@@ -199,9 +199,9 @@ class NonFinite:
             losses = original(model, scheduler, samples, *args, **kwargs)
             if self.what == "loss":
                 losses = losses * self.value
-            if self.what == "loss alone":
+            elif self.what == "loss alone":
                 losses = losses + self.value
-            if self.what == "gradient":
+            elif self.what == "gradient":
                 losses.register_hook(lambda gradient: gradient * self.value)
             return losses
 
@@ -306,6 +306,13 @@ class ZeroOnCpu:
                 for name, values in tensors.items()
             }
             with open(self.report, "w") as file:
-                json.dump({"stage": trainer.model.zero_optimization_stage()} | seen, file)
+                json.dump(
+                    {
+                        "stage": trainer.model.zero_optimization_stage(),
+                        "bucket": trainer.model.zero_reduce_bucket_size(),
+                    }
+                    | seen,
+                    file,
+                )
 
         Trainer.run = run

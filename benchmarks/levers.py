@@ -3,7 +3,8 @@
 Each argument is a change, one run a seed: flags of training/train.py, `network.NAME=VALUE` for the network,
 `shifts=N` for data that also hold every training image moved by up to N pixels. "" is the recipe of
 training/configs/digits.yaml itself. All runs have the same number of updates, so a change that makes updates
-slower or faster is to be read with the seconds beside it (processor time of training).
+slower or faster is to be read with the seconds beside it (processor time of the updates). The data have no
+labels, and the network no outputs for learned variances.
 
 - `digits`: 1,437 scanned digits, 8 px, the network of that recipe.
 - `glyphs`: 4,096 printed digits, 28 px, in 17 fonts, sizes, angles and places, drawn on the spot, and a
@@ -71,8 +72,10 @@ def shifted(images: torch.Tensor, by: int) -> torch.Tensor:
     return torch.cat([padded[..., y : y + side, x : x + side] for y, x in places])
 
 
-def train(data: str, images: torch.Tensor, change: str, updates: int, seed: int, folder: Path) -> Ours:
-    """Return a trained loop of the recipe with a change."""
+def train(
+    data: str, images: torch.Tensor, change: str, updates: int, seed: int, folder: Path
+) -> tuple[Ours, float]:
+    """Return a trained loop of the recipe with a change, and the seconds of its updates."""
     network, shifts, flags = dict(NETWORKS[data]), 0, []
     for token in shlex.split(change):
         name, _, value = token.partition("=")
@@ -92,9 +95,10 @@ def train(data: str, images: torch.Tensor, change: str, updates: int, seed: int,
         ]
     )  # fmt: skip
     loop = Ours(network, config)
+    began = time.process_time()
     for _ in itertools.islice(loop.updates(), updates):
         pass
-    return loop
+    return loop, time.process_time() - began
 
 
 def measure(data: str, changes: list[str], updates: int, seeds: list[int], num_samples: int) -> None:
@@ -115,9 +119,7 @@ def measure(data: str, changes: list[str], updates: int, seeds: list[int], num_s
         print(line(name, "", "", figures), flush=True)
     for seed, change in itertools.product(seeds, changes):
         with tempfile.TemporaryDirectory() as folder, quiet():
-            began = time.process_time()
-            loop = train(data, images, change, updates, seed, Path(folder))
-            seconds = time.process_time() - began
+            loop, seconds = train(data, images, change, updates, seed, Path(folder))
             sampler = DPMSolverMultistepScheduler.from_config(
                 loop.scheduler.config, algorithm_type="sde-dpmsolver++", timestep_spacing="trailing"
             )

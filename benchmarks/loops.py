@@ -44,7 +44,7 @@ class Stock:
         *,
         tuned: bool,
     ):
-        self.config, self.accelerator = config, make_accelerator(config.mixed_precision if tuned else "no")
+        self.config, self.accelerator = config, fresh_accelerator(config.mixed_precision if tuned else "no")
         self.network = build_model(network)
         self.network.load_state_dict(weights)
         self.scheduler = DDPMScheduler(config.ddpm_num_steps)
@@ -116,10 +116,10 @@ class Stock:
 
 
 class Ours:
-    """The trainer of training/; the only place of this file that knows it."""
+    """The trainer of training/."""
 
     def __init__(self, network: dict[str, Any], config: TrainingConfig):
-        self.accelerator = make_accelerator(config.mixed_precision)
+        self.accelerator = fresh_accelerator(config.mixed_precision)
         data = load_training_data(config, network["sample_size"], network["in_channels"])
         self.trainer = Trainer(config, network, data, self.accelerator)
         self.network, self.scheduler = self.trainer.network, self.trainer.scheduler
@@ -147,7 +147,7 @@ class Ours:
                     file.write(json.dumps({"step": trainer.update} | row) + "\n")
 
 
-def make_accelerator(precision: str) -> Accelerator:
+def fresh_accelerator(precision: str) -> Accelerator:
     """Return an Accelerator of its own precision; one process normally has only one."""
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(mixed_precision=precision, cpu=True)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from diffusers import DDPMPipeline
 
-import zero
+import zero_plan
 from config import TrainingConfig
 from conftest import run_training
 from errors import ConfigError
 from faults import AtUpdate, NonFinite, ZeroOnCpu
 from runs import digest
+from zero_plan import check_package, engine_section
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None,
@@ -61,6 +62,7 @@ def test_state_and_average_are_shared_out(straight, stage):
     assert seen["stage"] == stage
     assert seen["state"] < 1.01 * seen["weights"]  # two moments, half of each
     assert seen["average"] < 0.51 * seen["weights"]
+    assert seen["bucket"] == seen["weights"]  # and not the engine's two gigabytes
 
 
 @needs_deepspeed
@@ -109,6 +111,9 @@ def test_the_gradient_is_clipped_as_with_copies(tmp_path):
     zero_run(tmp_path / "zero", *flags, stage=2)
     run_training(tmp_path / "copies", *FLAGS, *flags, processes=2)
     assert_same_training(tmp_path / "zero", tmp_path / "copies", atol=1e-7)
+    run_training(tmp_path / "unclipped", *FLAGS, *flags, "--max_grad_norm=1e3", processes=2)
+    with pytest.raises(AssertionError):
+        assert_same_training(tmp_path / "zero", tmp_path / "unclipped", atol=1e-7)
 
 
 @needs_deepspeed
@@ -126,41 +131,110 @@ def test_muon_is_refused_because_it_needs_whole_matrices(tmp_path):
     assert done.returncode == 2 and "DEEPSPEED shards them: use adamw" in done.stderr, done.stderr
 
 
-def plan_of(precision="no", **settings):
-    plan = {"zero_optimization": {"stage": 2}, "gradient_clipping": "auto", "bf16": {}} | settings
-    return SimpleNamespace(mixed_precision=precision, deepspeed_plugin=SimpleNamespace(deepspeed_config=plan))
+def accelerator_of(precision="no", **written):
+    """What Accelerate makes of a DeepSpeed configuration that a user wrote, without processes."""
+    from accelerate.utils import DeepSpeedPlugin
+
+    plan = {"zero_optimization": {"stage": 2}} | written
+    plugin = DeepSpeedPlugin(hf_ds_config=plan) if written else DeepSpeedPlugin(zero_stage=2)
+    plugin.set_mixed_precision(precision)
+    return SimpleNamespace(mixed_precision=precision, num_processes=2, deepspeed_plugin=plugin)
 
 
+CONFIG = TrainingConfig(
+    dataset_name="digits", max_grad_norm=1.0, train_batch_size=4, gradient_accumulation_steps=3
+)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_what_accelerate_writes_by_itself_is_followed(launched, precision):
+    assert engine_section(accelerator_of(precision), CONFIG) == {"stage": 2}
+
+
+@needs_deepspeed
+def test_what_the_flags_say_may_be_said_again_and_buckets_chosen(launched):
+    section = {"stage": 1, "reduce_bucket_size": 1000, "overlap_comm": True, "allgather_bucket_size": "auto",
+               "offload_optimizer": None, "stage3_max_live_parameters": 10}  # fmt: skip
+    accelerator = accelerator_of(
+        zero_optimization=section, gradient_clipping=1.0, gradient_accumulation_steps=3,
+        train_micro_batch_size_per_gpu=4, train_batch_size=24, wall_clock_breakdown=False,
+        communication_data_type="fp32",
+    )  # fmt: skip
+    expected = {"stage": 1, "reduce_bucket_size": 1000, "overlap_comm": True}
+    assert engine_section(accelerator, CONFIG) == expected
+
+
+@needs_deepspeed
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("written", "message"),
     [
         ({"zero_optimization": {"stage": 3}}, "zero_stage is 3, but must be 1 or 2"),
-        ({"zero_optimization": {}}, "zero_stage is 0"),
         (
             {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
             "offload_optimizer_device is 'cpu', but must be 'none'",
         ),
+        ({"zero_optimization": {"stage": 2, "cpu_offload": True}}, "has 'cpu_offload'"),
         ({"precision": "fp16"}, "use bf16 or no"),
-        ({"scheduler": {"type": "WarmupLR"}}, "has 'scheduler', which flags of train.py decide"),
-        ({"gradient_clipping": 0.5}, "gradient_clipping is 0.5"),
+        ({"bf16": {"enabled": True, "bf16_optimizer_states": True}}, "has 'bf16_optimizer_states'"),
+        ({"scheduler": {"type": "WarmupLR"}}, "has 'scheduler', which this trainer does not follow"),
+        ({"gradient_clipping": 0.5}, "gradient_clipping is 0.5 .* --max_grad_norm makes it 1;"),
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is 4 .* makes it 3;"),
+        ({"train_micro_batch_size_per_gpu": 8}, "train_micro_batch_size_per_gpu is 8 .* makes it 4;"),
+        ({"train_batch_size": 12}, "train_batch_size is 12 .* makes it 24;"),
+        ({"communication_data_type": "bf16"}, "has 'communication_data_type'"),
     ],
 )
-def test_a_plan_that_cannot_be_followed_is_refused(settings, message):
-    config = TrainingConfig(dataset_name="digits", max_grad_norm=1.0)
-    zero.check_plan(plan_of(), config)
-    zero.check_plan(plan_of(gradient_clipping=1.0), config)
+def test_a_configuration_that_is_not_followed_is_refused(launched, written, message):
+    accelerator = accelerator_of(**{"steps_per_print": 10} | written)
     with pytest.raises(ConfigError, match=message):
-        zero.check_plan(plan_of(**settings), config)
+        engine_section(accelerator, CONFIG)
+
+
+@needs_deepspeed
+def test_a_precision_against_the_flag_is_refused(launched):
+    config = TrainingConfig(dataset_name="digits", mixed_precision="no")
+    with pytest.raises(ConfigError, match="is 'no', but the DeepSpeed configuration makes it 'bf16'"):
+        engine_section(accelerator_of("bf16"), config)
+
+
+@needs_deepspeed
+def test_processes_without_a_launcher_are_refused():
+    with pytest.raises(ConfigError, match="accelerate launch, also a single one"):
+        engine_section(accelerator_of(), CONFIG)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("CLIPPING", "0", "gradient_clipping is 0 .* makes it 1;"),
+        ("ACCUMULATION_STEPS", "4", "gradient_accumulation_steps is 4 .* makes it 3;"),
+    ],
+)
+def test_nested_keys_of_accelerate_are_compared_with_the_flags(monkeypatch, name, value, message):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    for allowed in ("1", "auto"):
+        monkeypatch.setenv(f"ACCELERATE_GRADIENT_{name}", allowed)
+        check_package(CONFIG)
+    monkeypatch.setenv(f"ACCELERATE_GRADIENT_{name}", value)
+    with pytest.raises(ConfigError, match=message):
+        check_package(CONFIG)
 
 
 def test_a_missing_or_old_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    zero.check_installed()  # was not asked for
+    check_package(CONFIG)  # was not asked for
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(ConfigError, match="not installed: pip install 'deepspeed>="):
-        zero.check_installed()
+        check_package(CONFIG)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(zero, "compare_versions", lambda *_: False)
+    monkeypatch.setattr(zero_plan, "compare_versions", lambda *_: False)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.15")
     with pytest.raises(ConfigError, match="DeepSpeed is 0.15"):
-        zero.check_installed()
+        check_package(CONFIG)

@@ -12,7 +12,6 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 import checkpoint
-import zero
 from config import TrainingConfig
 from data import TrainingData, load_training_data
 from ddpm_from_scratch.models import MODEL_CONFIGS, load_model_config, model_config
@@ -20,6 +19,7 @@ from errors import ConfigError
 from log import METRICS_FILE
 from sharding import check_launch
 from storage import delete_folder, delete_leftovers
+from zero_plan import check_package
 
 # A process that waits longer than this for another one takes it for dead.
 PROCESS_TIMEOUT = timedelta(minutes=10)
@@ -139,7 +139,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         raise ConfigError(
             f"--logger is {tracker!r}, but that package is not installed: pip install {tracker}."
         )
-    zero.check_installed()
+    check_package(config)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -154,13 +154,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
         )
     except ValueError as error:
-        raise ConfigError(
-            f"--mixed_precision {config.mixed_precision}, --logger {config.logger}: {error}"
-        ) from error
+        where = f"--mixed_precision {config.mixed_precision}, --logger {config.logger}"
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+            where = "the DeepSpeed configuration"
+        raise ConfigError(f"{where}: {error}") from error
     check_launch(accelerator)
     kind = accelerator.distributed_type
-    if kind == DistributedType.DEEPSPEED:
-        zero.check_plan(accelerator, config)
     if config.optimizer == "muon" and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ConfigError(
             f"--optimizer is 'muon', which needs whole matrices, but {kind.value} shards them: use adamw."

@@ -1,4 +1,7 @@
-"""How the loss of a batch becomes an optimizer update: on one process, on copies (DDP), on shards (FSDP2)."""
+"""How the loss of a batch becomes an optimizer update: on one process, on copies (DDP), on shards (FSDP2).
+
+Under DeepSpeed `zero.ZeroUpdater` is in its place.
+"""
 
 import contextlib
 from typing import Any

@@ -5,86 +5,31 @@ sums of gradients are float32; under bf16 the network computes in autocast, as i
 """
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import math
-import os
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import compare_versions
 from diffusers.models.modeling_utils import ModelMixin
 from torch.distributed.device_mesh import init_device_mesh
 
 import sharding
 from config import TrainingConfig
-from errors import ConfigError
 from optimizers import make_optimizer
+from zero_plan import engine_section
 
-REQUIRED = "deepspeed>=0.19.8"
-# Sections of a DeepSpeed configuration that Accelerate writes by itself, or that say nothing of the training.
-_ALLOWED = {
-    "zero_optimization", "fp16", "bf16", "train_batch_size", "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps", "gradient_clipping", "steps_per_print",
-}  # fmt: skip
-
-
-def check_installed() -> None:
-    """Raise ConfigError if DeepSpeed was asked for and is not there, or too old."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
-        return
-    if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(
-            f"distributed_type is DEEPSPEED, but that package is not installed: pip install '{REQUIRED}'."
-        )
-    if not compare_versions("deepspeed", ">=", REQUIRED.split(">=")[1]):
-        raise ConfigError(
-            f"DeepSpeed is {importlib.metadata.version('deepspeed')}, which would not skip a float32 "
-            f"gradient that is not finite: pip install '{REQUIRED}'."
-        )
-
-
-def check_plan(accelerator: Accelerator, config: TrainingConfig) -> None:
-    """Refuse what this trainer cannot do with DeepSpeed.
-
-    Raises:
-        ConfigError: a stage, a place or a precision that is not supported, or settings that contradict flags.
-    """
-    plan = accelerator.deepspeed_plugin.deepspeed_config
-    stage = plan["zero_optimization"].get("stage", 0)
-    if stage not in (1, 2):
-        raise ConfigError(
-            f"zero_stage is {stage}, but must be 1 or 2: set it in the Accelerate configuration file. "
-            "To share out the weights too, use FSDP2 (distributed_type FSDP, fsdp_version 2)."
-        )
-    for what in ("offload_optimizer", "offload_param"):
-        device = plan["zero_optimization"].get(what, {}).get("device", "none")
-        if device != "none":
-            raise ConfigError(f"{what}_device is {device!r}, but must be 'none'.")
-    if accelerator.mixed_precision == "fp16":
-        raise ConfigError(
-            "--mixed_precision is 'fp16', whose loss scale DeepSpeed would keep where no checkpoint of this "
-            "trainer holds it; with DeepSpeed use bf16 or no."
-        )
-    others = sorted(plan.keys() - _ALLOWED)
-    if others:
-        raise ConfigError(
-            f"the DeepSpeed configuration has {others[0]!r}, which flags of train.py decide; leave only "
-            "'zero_optimization' in it."
-        )
-    clip = plan.get("gradient_clipping", "auto")
-    if clip not in ("auto", config.max_grad_norm):
-        raise ConfigError(
-            f"gradient_clipping is {clip} in the Accelerate configuration, but --max_grad_norm is "
-            f"{config.max_grad_norm}; leave it to the flag."
-        )
+# DeepSpeed sets this much aside in each backward pass for the gradients that it sums together: two gigabytes.
+_LARGEST_BUCKET = 500_000_000
 
 
 class ZeroUpdater:
     """The network as DeepSpeed's engine trains it, and its optimizer; see `updater.Updater` for the methods.
 
-    A gradient that is not finite the engine throws away by itself, in all processes alike.
+    A gradient that is not finite the engine throws away by itself, in all processes alike. To a parameter
+    without gradient it applies one of zeros, with weight decay.
+
+    Raises:
+        ConfigError: a DeepSpeed configuration that this does not follow (see zero_plan.py).
     """
 
     def __init__(self, accelerator: Accelerator, network: ModelMixin, config: TrainingConfig):
@@ -94,15 +39,15 @@ class ZeroUpdater:
         self.average_mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         self.optimizer = make_optimizer(network, config)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        section = accelerator.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        size = sum(parameter.numel() for parameter in network.parameters())
         settings = {
-            # `optimizer_state` counts on the order of the parameters.
-            "zero_optimization": {name: value for name, value in section.items() if value != "auto"}
-            | {"round_robin_gradients": False},
+            "zero_optimization": {"reduce_bucket_size": min(size, _LARGEST_BUCKET)}
+            | engine_section(accelerator, config),
             "zero_allow_untested_optimizer": True,
             "train_micro_batch_size_per_gpu": config.train_batch_size,
             "gradient_clipping": config.max_grad_norm,
             "steps_per_print": None,
+            "timers": {"throughput": {"enabled": False}},  # each would wait for the GPU
         }
         if accelerator.mixed_precision == "bf16":
             # No module is "safe": gradients of the others would be summed over the processes in bf16.
@@ -112,6 +57,8 @@ class ZeroUpdater:
         self.model, self._zero, _, _ = deepspeed.initialize(
             model=network, optimizer=self.optimizer, config=settings
         )
+        # AdamW has one group of parameters, and so the engine one flat tensor, of which this is our part.
+        (self._trained,), (self._part,) = self._zero.bit16_groups, self._zero.single_partition_of_fp32_groups
 
     def batch(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Return the context of one forward and backward pass, the last of an update or not."""
@@ -127,11 +74,15 @@ class ZeroUpdater:
         return torch.zeros((), device=self._device)
 
     def step(self, rates: list[float], norm: float, skip: bool) -> bool:
-        """Update the weights and forget the gradient; return whether the weights were changed."""
+        """Update the weights and forget the gradient; return whether the weights were changed.
+
+        `norm` is not used: the engine has its own.
+        """
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         if skip:
-            # The engine looks at the gradient only, and that of a loss that is infinite may be finite.
+            # The engine looks at the gradient only, and that of a loss that is infinite may be finite. Every
+            # process does this, because the part of some may be nothing but padding, which is not looked at.
             self._zero.averaged_gradients[0][0].fill_(math.nan)
         self.model.step()
         return not self._zero.overflow
@@ -143,14 +94,13 @@ class ZeroUpdater:
         """
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        (parameters,), (flat,) = self._zero.bit16_groups, self._zero.single_partition_of_fp32_groups
         names = {parameter: name for name, parameter in self.network.named_parameters()}
         tensors = {}
-        for entry, value in self.optimizer.state.get(flat, {}).items():
-            if value.shape != flat.shape:  # a step count, which AdamW keeps with the first parameter
-                tensors[f"{names[parameters[0]]}.{entry}"] = value.to("cpu", copy=True)
+        for entry, value in self.optimizer.state.get(self._part, {}).items():
+            if value.shape != self._part.shape:  # a step count, which AdamW keeps with the first parameter
+                tensors[f"{names[self._trained[0]]}.{entry}"] = value.to("cpu", copy=True)
                 continue
-            for parameter in parameters:
+            for parameter in self._trained:
                 whole = safe_get_full_optimizer_state(parameter, entry)
                 if keep:
                     tensors[f"{names[parameter]}.{entry}"] = whole.cpu()
@@ -166,16 +116,17 @@ class ZeroUpdater:
 
         sharding.load(sharding.weights(self.network), weights)
         self._zero.refresh_fp32_params()
-        (parameters,), (flat,) = self._zero.bit16_groups, self._zero.single_partition_of_fp32_groups
-        named, state = dict(self.network.named_parameters()), self.optimizer.state[flat]
+        named, state = dict(self.network.named_parameters()), self.optimizer.state[self._part]
         moments = {}
         for key, value in tensors.items():
             name, entry = key.rsplit(".", 1)
-            if value.shape == named[name].shape:
-                moments[name, entry] = value.to(self._device)
-                state.setdefault(entry, torch.zeros_like(flat))
-            else:
-                state[entry] = value.to(self._device, copy=True)
-        lazy_init_hp_params_optimizer_state(parameters, flat, self.optimizer.state)
+            if entry == "step":
+                state[entry] = value.to(self._part.device, copy=True)
+                continue
+            if name not in named or value.shape != named[name].shape:
+                raise ValueError(f"{key!r} of shape {tuple(value.shape)} belongs to no parameter.")
+            moments[name, entry] = value
+            state.setdefault(entry, torch.zeros_like(self._part))
+        lazy_init_hp_params_optimizer_state(self._trained, self._part, self.optimizer.state)
         for (name, entry), value in moments.items():
             safe_set_full_optimizer_state(named[name], value, entry)
