@@ -35,14 +35,14 @@ class ZeroUpdater:
     def __init__(self, accelerator: Accelerator, network: ModelMixin, config: TrainingConfig):
         import deepspeed
 
+        section = engine_section(accelerator, config)
         self.network, self._device = network, accelerator.device
         self.average_mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         self.optimizer = make_optimizer(network, config)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         size = sum(parameter.numel() for parameter in network.parameters())
         settings = {
-            "zero_optimization": {"reduce_bucket_size": min(size, _LARGEST_BUCKET)}
-            | engine_section(accelerator, config),
+            "zero_optimization": {"reduce_bucket_size": min(size, _LARGEST_BUCKET)} | section,
             "zero_allow_untested_optimizer": True,
             "train_micro_batch_size_per_gpu": config.train_batch_size,
             "gradient_clipping": config.max_grad_norm,
