@@ -281,7 +281,7 @@ class ZeroOnCpu:
         from trainer import Trainer
 
         # Or it would compile a way of its own for processes of one machine to talk, instead of gloo.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm_op"] = False
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(self.stage)}
         os.environ.pop("ACCELERATE_USE_CPU", None)
         PartialState(backend="gloo")
