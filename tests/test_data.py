@@ -194,3 +194,17 @@ def test_photos_lie_upright():
     photo.save(encoded, "jpeg", exif=exif)
     array = decode_image({"bytes": encoded.getvalue(), "path": None}, 3, 8, "image 0")
     assert array.shape == (16, 8, 3)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_sixteen_bits_of_grey_are_scaled_to_eight(mode):
+    levels = np.linspace(0, 65535, 64 * 64).astype(int).reshape(64, 64)
+    image = Image.fromarray(levels.astype("<u2" if mode == "I;16" else ">u2"))
+    assert image.mode == mode
+    decoded = decode_image(image, channels=3, resolution=64, label="image 0")
+    assert np.abs(decoded / 255 - levels[..., None] / 65535).max() <= 0.5 / 255 + 1e-6
+
+
+def test_pixels_of_unknown_range_are_refused():
+    with pytest.raises(DataError, match="image 0 .* kind 'F'.* 8 or 16 bits"):
+        decode_image(Image.new("F", (8, 8)), channels=1, resolution=8, label="image 0")

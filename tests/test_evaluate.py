@@ -20,7 +20,7 @@ from ddpm_from_scratch import (
     metrics,
     model_config,
 )
-from figures import Columns, figures, metric_names
+from figures import Columns, figures, format_results, metric_names
 from sampling import generate
 
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
@@ -217,6 +217,8 @@ def test_command_measures_digits_the_same_with_one_and_two_processes(digits_pipe
     for key, name in metric_names(one).items():
         assert f"{name} " in printed
         assert f"{one[key]:.4f}" in printed and f"{one[key + '_floor']:.4f}" in printed
+    assert "70 is too few samples" in printed
+    assert "too few" not in format_results(one | {"num_samples": 200, "num_floor": 200})
     for place in (digits_pipeline / "evaluation", folder):
         with Image.open(place / "samples.png") as picture:
             assert min(picture.size) > 300

@@ -55,6 +55,15 @@ def test_a_killed_run_starts_again_and_a_signal_ends_the_job_after_a_checkpoint(
     assert "stopped after update" in stderr
 
 
+def test_a_run_that_fails_is_given_up_in_the_end(tmp_path):
+    job = start("--dataset_name=digits", launch="bash -c exit${IFS}9 --")
+    _, stderr = job.communicate(timeout=60)
+    assert job.returncode == 9
+    assert stderr.count("going on") == 9 and stderr.endswith(
+        "start 10 of 10 ended with status 9; giving up\n"
+    )
+
+
 def test_a_wrong_setting_is_not_tried_again(tmp_path):
     job = start("--dataset_name=digits", f"--output_dir={tmp_path / 'run'}", "--learning_rate=inf")
     _, stderr = job.communicate(timeout=60)

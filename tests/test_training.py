@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def test_results_and_card_hold_the_measured_figures(tiny_run):
     for key in ("sliced_w2", "frechet_distance_digit_classifier"):
         assert f"{evaluation[key]:.4f}" in card
     assert "not FID" in card and "model-index" in card and "trust_remote_code" in card and "--seed=3" in card
+    assert "AdamW, learning rate 0.0001, cosine" in card
 
 
 def test_averaged_and_raw_weights_differ_and_both_load(tiny_run):
@@ -207,7 +209,7 @@ def test_bfloat16_trains_and_saves_float32(tmp_path):
     )
 
 
-def test_learned_variances_labels_and_loss_aware_timesteps_train_resume_and_load(tmp_path):
+def test_learned_variances_labels_and_loss_aware_timesteps_train_resume_and_load(tmp_path, monkeypatch):
     """Every objective at once; T = 2, so that the sampler has its ten losses for each timestep at once."""
     flags = (
         "--label_column=label",
@@ -231,7 +233,13 @@ def test_learned_variances_labels_and_loss_aware_timesteps_train_resume_and_load
     assert pipeline.unet.config.out_channels == 2 and pipeline.unet.config.num_class_embeds == 11
     images = pipeline(2, class_labels=[3, 7], num_inference_steps=2, guidance_scale=3.0).images
     assert len(images) == 2
-    assert "class_labels=0" in (tmp_path / "run" / "README.md").read_text()
+    card = (tmp_path / "run" / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "class_labels=0, guidance_scale=2.0" in example
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(example, namespace)
+    assert len(namespace["samples"]) == 4
 
 
 def test_loss_aware_timesteps_see_the_losses_of_all_processes(tmp_path):
@@ -301,6 +309,8 @@ def test_stock_readme_command_trains(image_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["training"]["updates"] == 100 * 4 / 16
+    # Said, because a run that is all warm-up learns little; half way up, to 24 of 500.
+    assert "--lr_warmup_steps is 500, but the run has 25 updates" in done.stderr and " 5% " in done.stderr
     assert DDPMFromScratchPipeline.from_pretrained(tmp_path / "run").unet.config.sample_size == 64
 
 

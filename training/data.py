@@ -137,8 +137,7 @@ def _digits_data(config: TrainingConfig, resolution: int | None, channels: int |
     if (resolution or 8) != 8 or (channels or 1) != 1:
         raise DataError(
             f"the digits have --resolution 8 and --channels 1, got {resolution or 8} and {channels or 1}; "
-            "choose a model "
-            "of that size, such as --model_config_name_or_path digits."
+            "leave these out, and choose a network or a pipeline of that size."
         )
     if config.label_column not in (None, "label"):
         raise DataError(f"--label_column is {config.label_column!r}, but the digits have only 'label'.")

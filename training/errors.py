@@ -13,7 +13,8 @@ def say_error(program: str, error: Exception) -> None:
     """Say on standard error, in one line, why a process of a program ends."""
     rank = int(os.environ.get("RANK", 0))
     who = f"{program}, process {rank}" if rank else program
-    print(f"{who}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    kind = "" if isinstance(error, Stopped) else "error: "
+    print(f"{who}: {kind}{' '.join(str(error).split())}", file=sys.stderr)
 
 
 class RunError(Exception):

@@ -333,13 +333,18 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"what to compare samples on: auto, {', '.join(BUILT_IN_FEATURES)}, or the folder or Hub id of "
         f"a transformers vision model; auto is digit_classifier for digits, else {DEFAULT_VISION_MODEL}",
     )  # fmt: skip
-    how.add_argument("--num_samples", type=int, default=1000, help="samples to generate")
-    how.add_argument("--batch_size", type=int, default=250, help="samples of one batch")
+    how.add_argument("--num_samples", type=int, default=1000, help="samples to generate; default 1000")
+    how.add_argument("--batch_size", type=int, default=250, help="samples of one batch; default 250")
     how.add_argument("--num_inference_steps", type=int, help="timesteps to visit; T if not given")
-    how.add_argument("--guidance_scale", type=float, default=1.0, help="classifier-free guidance; 1 is none")
-    how.add_argument("--seed", type=int, default=0, help="seed of the samples")
     how.add_argument(
-        "--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="precision of the network"
+        "--guidance_scale", type=float, default=1.0, help="classifier-free guidance; default 1, none"
+    )
+    how.add_argument("--seed", type=int, default=0, help="seed of the samples; default 0")
+    how.add_argument(
+        "--mixed_precision",
+        choices=("no", "fp16", "bf16"),
+        default="no",
+        help="precision of the network; default no",
     )
     how.add_argument(
         "--output_dir",
@@ -359,7 +364,8 @@ def run(args: argparse.Namespace) -> None:
     if output_dir is None:
         if not Path(args.pipeline).is_dir():
             raise ConfigError(
-                f"pipeline is {args.pipeline!r}, not a folder: give --output_dir for the figures."
+                f"pipeline is {args.pipeline!r}, but there is no such folder; for one of the Hub, user/name, "
+                "give --output_dir, where the figures go."
             )
         output_dir = Path(args.pipeline) / "evaluation"
     config = TrainingConfig(seed=args.seed, **{name: getattr(args, name) for name in DATA_FLAGS})

@@ -21,6 +21,9 @@ from ddpm_from_scratch.metrics import (
 # Below this probability, samples are called closer to the training data than chance has it.
 COPY_P_VALUE = 1e-3
 
+# Of fewer samples, made or real, the figures are rough: a recall of 1 may be chance.
+FEW_SAMPLES = 200
+
 
 def metric_names(results: dict[str, Any]) -> dict[str, str]:
     """Return what each figure is, in words, for the card: the key in the results -> name.
@@ -157,6 +160,10 @@ def format_results(results: dict[str, Any]) -> str:
             f"  {name}: {description}",
             f"  {name}: {results[f'near_copies_{name}_in_words']}",
         ]
+    reference = results["num_held_out"] or results["num_training"]
+    fewest = min(results["num_samples"], reference, results["num_floor"])
+    if fewest < FEW_SAMPLES:
+        lines.append(f"  These figures are rough: {fewest} is too few samples, use {FEW_SAMPLES} or more.")
     if not results["num_held_out"]:
         lines.append(
             "  No held-out samples were given (--reference_data_dir, --reference_split): judged against its "

@@ -87,7 +87,7 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
                 )
             # As datasets does: photos lie upright, whichever way the camera was held.
             value = ImageOps.exif_transpose(value)
-        resized = np.asarray(_resize(value.convert(IMAGE_MODES[channels]), resolution))
+        resized = np.asarray(_resize(_in_bytes(value).convert(IMAGE_MODES[channels]), resolution))
     except UnidentifiedImageError as error:  # its message is the address of a buffer
         raise DataError(f"{label} cannot be read as an image: no known format.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -95,6 +95,21 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
             raise  # passing over the image would change the data
         raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error
     return resized[..., None] if resized.ndim == 2 else resized
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """Return an image with 8 bits a channel; PIL itself would cut off what is above 255.
+
+    Raises:
+        ValueError: pixels of a kind whose range nothing tells.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels are of kind {image.mode!r}, whose range is not known: save it with 8 or 16 bits"
+        )
+    return image
 
 
 def _resize(image: Image.Image, resolution: int) -> Image.Image:

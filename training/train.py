@@ -63,6 +63,11 @@ def train(config: TrainingConfig) -> None:
         )
         for problem in data.bad_images.problems:
             warn(f"passing over it: {problem}")
+        if trainer.peak_of_rate < 1:
+            warn(
+                f"--lr_warmup_steps is {config.lr_warmup_steps}, but the run has {trainer.total_updates} "
+                f"updates: the learning rate reaches {trainer.peak_of_rate:.0%} of --learning_rate at most."
+            )
     start_tracking(config, accelerator)
     stop.install()
     trainer.run()

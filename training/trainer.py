@@ -161,6 +161,13 @@ class Trainer:
         """The learning rate of each parameter group for the next update."""
         return [rate * self._rate_factor(self.update) for rate in self.updater.base_rates]
 
+    @property
+    def peak_of_rate(self) -> float:
+        """The largest factor of the learning rates in the run; below 1 if it ends before its warm-up."""
+        if self.total_updates > self.config.lr_warmup_steps:
+            return 1.0
+        return max(map(self._rate_factor, range(self.total_updates)), default=1.0)
+
     def run(self) -> None:
         """Train from the current update to the last.
 

@@ -34,6 +34,7 @@ for ((try = 1; try <= tries; try++)); do
   case $status in
     0 | 2 | 3 | 4 | 75) exit $status ;;
   esac
-  echo "resumable.sh: start $try of $tries ended with status $status; going on" >&2
+  ((try < tries)) && next="going on" || next="giving up"
+  echo "resumable.sh: start $try of $tries ended with status $status; $next" >&2
 done
 exit "$status"
