@@ -1,4 +1,6 @@
 import io
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 from config import TrainingConfig
 from data import load_training_data
 from images import DataError, decode_image
-from sample_order import PositionDataset
+from sample_order import PositionDataset, load_batches
 
 
 @pytest.fixture
@@ -179,6 +181,19 @@ def test_a_broken_image_in_a_worker_is_one_line(image_folder, tmp_path, monkeypa
     (image_folder / "b" / "3.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"^image \d .*3\.png.*--skip_bad_images\.$"):
         batches_of(data, 6, workers=1, count=1)
+
+
+def test_a_signal_to_workers_that_are_just_starting_is_left_to_the_process_that_trains():
+    dataset = PositionDataset(torch.zeros(8, 1), None, seed=0)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    batches = load_batches(dataset, [[0, 1], [2, 3], [4, 5]], num_workers=2)
+    workers = batches._workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    workers[1].join(timeout=1)
+    assert all(worker.is_alive() for worker in workers)
+    assert len(list(batches)) == 3
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_array_with_other_channels_is_refused():

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from images import Augmentation, DataError, Decoder, to_network_units
 from seeds import stream_seed
-from stop import ignore_stop_signals
+from stop import ignore_stop_signals, stop_signals_held
 
 Batch = dict[str, Any]
 
@@ -45,7 +45,8 @@ def load_batches(dataset: Dataset, items: Iterable[list[Any]], num_workers: int)
         collate_fn=_as_is,
         worker_init_fn=ignore_stop_signals,
     )
-    return iter(loader)
+    with stop_signals_held():  # its workers start here
+        return iter(loader)
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import torch
@@ -52,6 +54,19 @@ class StopRequest:
         """Raise Stopped in every process if any was asked to stop; for work after a checkpoint."""
         if self.agreed():
             raise Stopped("stopped while sampling; go on with --resume_from_checkpoint latest.")
+
+
+@contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """Hold stop signals back until the end of the block; for ever in the processes that are started in it.
+
+    A worker of a data loader would otherwise die of a signal that comes before `ignore_stop_signals`.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_stop_signals(_: int = 0) -> None:
