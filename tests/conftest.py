@@ -18,6 +18,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import runs  # noqa: E402
+from forks import Forks  # noqa: E402
+from loopback_hub import TOKEN, LoopbackHub  # noqa: E402
 
 torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
 
@@ -66,6 +68,39 @@ def tiny_run(tmp_path_factory):
         "--seed=3",
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def _hub_and_forks(tmp_path_factory):
+    """A Hub on loopback, and fresh processes that know it."""
+    with LoopbackHub() as hub:
+        home = tmp_path_factory.mktemp("hub-home")
+        # With bytecode, which makes diffusers mix up versions of a file (see code_file.py).
+        unwanted = ("HF_HUB_OFFLINE", "HF_TOKEN", "PYTHONDONTWRITEBYTECODE")
+        known = {key: value for key, value in os.environ.items() if key not in unwanted}
+        hub.environment = known | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "ACCELERATE_USE_CPU": "true"}
+        forks = Forks(hub.environment)
+        yield hub, forks
+        forks.close()
+
+
+@pytest.fixture
+def loopback_hub(_hub_and_forks):
+    """A Hub on loopback without repositories."""
+    hub, _ = _hub_and_forks
+    hub.repositories, hub.faults, hub.requests = {}, [], []
+    return hub
+
+
+@pytest.fixture
+def run_here(_hub_and_forks):
+    """Return a function that runs a script, or "-c" and code, in a fresh process with a token of the Hub."""
+    _, forks = _hub_and_forks
+
+    def run(*command, token=TOKEN, **environment):
+        return forks.run(*command, HF_TOKEN=token, **environment)
+
+    return run
 
 
 TINY_TRANSFORMER = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "ddpm_from_scratch"
-# hub stands below the pipeline, because a pipeline saves itself in the hub's layout.
+# hub and layouts stand below the pipeline, because it saves and uploads itself.
 LEVELS = {
     "checks": 0,
     "models": 0,
@@ -22,7 +22,12 @@ LEVELS = {
     "reverse_chain": 2,
     "scheduler_settings": 3,
     "objectives": 3,
-    "hub": 4,
+    "layouts": 4,
+    "safe_loading": 4,
+    "code_file": 0,
+    "model_cards": 0,
+    "commits": 0,
+    "hub": 1,
     "scheduling_ddpm_from_scratch": 4,
     "pipeline_ddpm_from_scratch": 5,
     "__init__": 6,
@@ -54,7 +59,7 @@ def test_imports_go_down(path):
 def test_the_rule_finds_an_upward_import():
     for code in (
         "from .pipeline_ddpm_from_scratch import X",
-        "from .hub import X",
+        "from .layouts import X",
         "import accelerate.utils",
         "from . import scheduler_settings",
     ):

@@ -24,7 +24,10 @@ class SchedulerWarning(UserWarning):
 def warn(message: str) -> None:
     """Give a SchedulerWarning at the user's line: the innermost one outside this package and diffusers."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (__package__, "diffusers"):
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (
+        __name__.split(".")[0],
+        "diffusers",
+    ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, SchedulerWarning, stacklevel=level)
 

@@ -1,146 +1,87 @@
-"""Repositories that load anywhere: the portable folder layout, the model card, the upload.
+"""Upload to the Hub: one commit of allowed files, tried again when the connection drops."""
 
-Portable means that the index names diffusers' own classes, so that
-`DiffusionPipeline.from_pretrained(folder)` works without this package. The pipeline's `__init__` turns the
-stock scheduler back into ours when the package loads the same folder.
-"""
-
-import inspect
-import json
-from collections.abc import Sequence
+import contextlib
+import functools
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
 
-from .scheduler_settings import stock_settings
+from .commits import CONNECTION_ERRORS, Commit, patiently, status_of
+from .model_cards import layout_of, plain_card
 
 # What a pushed repository may hold; checkpoints, logs and anything unknown stay at home.
-PUSHED_FILES = (
+PIPELINE_FILES = [
     "model_index.json",
-    "README.md",
-    "results.json",
-    "samples.png",
-    "loss.png",
+    "pipeline.py",
     "unet/config.json",
     "unet/diffusion_pytorch_model*.safetensors",
     "unet/diffusion_pytorch_model*.safetensors.index*.json",
+    "unet/models.py",
     "scheduler/scheduler_config.json",
-)
+    "scheduler/scheduling_ddpm_from_scratch.py",
+]
+DEFAULT_WEIGHTS = [
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors.index.json",
+]
+REPORT_FILES = ["README.md", "results.json", "samples.png", "loss.png"]
+SPACE_FILES = [
+    "README.md",
+    "index.html",
+    "network.js",
+    "page.js",
+    "settings.json",
+    "unet/diffusion_pytorch_model.safetensors",
+]
 
 
-def stock_pipeline_can_run(unet: Any, scheduler: Any) -> bool:
-    """Return whether stock DDPMPipeline and DDPMScheduler give what ours give for these.
-
-    It cannot pass class labels, knows only UNet2DModel, and makes pictures of 1 or 3 channels. Classes are
-    compared by name, because a class that was loaded from a repository is another object each time.
-    """
-    return (
-        type(unet).__name__ == "UNet2DModel"
-        and unet.config.num_class_embeds is None
-        and unet.config.class_embed_type is None
-        and unet.config.in_channels in (1, 3)
-        and type(scheduler).__name__ == "DDPMFromScratchScheduler"
-        and _is_stock_expressible(scheduler)
-    )
+class PushError(RuntimeError):
+    """An upload that the Hub refused or that did not get through; the message says what to do."""
 
 
-def _is_stock_expressible(scheduler: Any) -> bool:
-    try:
-        stock_settings(scheduler.config)
-    except ValueError:
-        return False
-    return True
+def prepare_repository(
+    repo_id: str, *, private: bool = False, token: str | None = None, repo_type: str = "model", **options: Any
+) -> str:
+    """Create a repository if there is none and return its full id.
 
-
-def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
-    """Return a configuration with which stock DDPMScheduler has the same betas and samples the same.
-
-    Keys that only this package knows are kept where they differ from their default: stock ignores them, with
-    a warning, and ours finds them again.
+    Args:
+        repo_id: "user/name", or "name" for the token's user.
+        private: create it private.
+        token: of the Hub; the one stored by `hf auth login` if not given.
+        repo_type: "model" or "space".
+        options: as in `HfApi.create_repo`.
 
     Raises:
-        ValueError: stock cannot express it (see `scheduler_settings.stock_settings`).
+        PushError: no token, one that the Hub refuses, no connection, or a public repository where a private
+            one was asked for.
     """
-    config = dict(scheduler.config)
-    stock = stock_settings(config)
-    parameters = inspect.signature(type(scheduler).__init__).parameters
-    own = {
-        name: config[name]
-        for name, parameter in parameters.items()
-        if name not in stock and name in config and config[name] != parameter.default
-    }
-    header = {"_class_name": "DDPMScheduler", "_diffusers_version": config.get("_diffusers_version")}
-    return header | stock | own
-
-
-def make_portable(folder: Path, scheduler: Any) -> None:
-    """Rewrite the index and the scheduler configuration of a saved pipeline so that stock diffusers loads it.
-
-    Args:
-        folder: where `save_pretrained` wrote the pipeline.
-        scheduler: the pipeline's scheduler; see `stock_pipeline_can_run`.
-    """
-    index_path = folder / "model_index.json"
-    index = json.loads(index_path.read_text())
-    index |= {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"]}
-    index.pop("null_class_label", None)  # stock does not know it; only class-conditional pipelines have one
-    index_path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    config_path = folder / "scheduler" / "scheduler_config.json"
-    config_path.write_text(json.dumps(stock_scheduler_config(scheduler), indent=2, sort_keys=True) + "\n")
-
-
-def model_card(
-    template: str | Path,
-    *,
-    model_name: str,
-    dataset: str,
-    dataset_id: str | None = None,
-    metrics: dict[str, tuple[str, float]] | None = None,
-    license: str = "apache-2.0",
-    tags: Sequence[str] = (),
-    **values: Any,
-) -> ModelCard:
-    """Return a model card: the Hub's metadata and a template filled with `values`.
-
-    Args:
-        template: path of a Jinja template, such as model_card.md at the top of this project.
-        model_name: name shown with the metrics.
-        dataset: name of the training data in words.
-        dataset_id: its id on the Hub, if it has one.
-        metrics: metric type -> (name in words, value). The name says which features a distance is on.
-        license: identifier of the model's licence, as the Hub spells it.
-        tags: further tags.
-        values: everything else that the template asks for.
-    """
-    results = [
-        EvalResult(
-            task_type="unconditional-image-generation",
-            dataset_type=dataset_id or dataset,
-            dataset_name=dataset,
-            metric_type=metric_type,
-            metric_name=name,
-            metric_value=value,
+    token = token or get_token()
+    if token is None:
+        raise PushError(
+            "there is no token for the Hub: run 'hf auth login' or set HF_TOKEN, with a token that may write "
+            "(https://huggingface.co/settings/tokens)."
         )
-        for metric_type, (name, value) in (metrics or {}).items()
-    ]
-    data = ModelCardData(
-        license=license,
-        library_name="diffusers",
-        pipeline_tag="unconditional-image-generation",
-        tags=["diffusion", "ddpm", *tags],
-        datasets=[dataset_id] if dataset_id else None,
-        model_name=model_name,
-        eval_results=results or None,
+    api = HfApi(token=token)
+    create = functools.partial(
+        api.create_repo, repo_id, private=private, exist_ok=True, repo_type=repo_type, **options
     )
-    return ModelCard.from_template(
-        data,
-        template_path=str(template),
-        model_name=model_name,
-        dataset=dataset,
-        metrics=metrics or {},
-        **values,
-    )
+    full_id = _push(create, repo_id).repo_id
+    info = _push(functools.partial(api.repo_info, full_id, repo_type=repo_type), full_id)
+    if private and not info.private:
+        raise PushError(
+            f"{full_id} exists and is public, but a private repository was asked for; nothing was uploaded. "
+            "Make it private in its settings, or choose another name."
+        )
+    return full_id
 
 
 def push_folder(
@@ -150,10 +91,17 @@ def push_folder(
     private: bool = False,
     token: str | None = None,
     commit_message: str = "Upload pipeline",
+    branch: str | None = None,
+    tag: str | None = None,
+    create_pr: bool = False,
+    with_report: bool = True,
 ) -> str:
     """Upload a saved pipeline to the Hub in one commit and return its address.
 
-    Only `PUSHED_FILES` go: no checkpoints, logs or pickles.
+    Only `PIPELINE_FILES` and `REPORT_FILES` go: no checkpoints, logs or pickles. What of these the repository
+    has and the folder has not is deleted in the same commit, but for a model card; if the folder has weights
+    of a variant only, other weights stay. A request that fails on the way is tried again; a commit is there
+    whole or not at all.
 
     Args:
         folder: a folder with model_index.json.
@@ -161,21 +109,131 @@ def push_folder(
         private: create the repository private; an existing public one is refused.
         token: of the Hub; the one stored by `hf auth login` if not given.
         commit_message: of the commit.
+        branch: to commit to, created if it is missing; "main" if not given.
+        tag: to give the commit; one of that name is moved.
+        create_pr: commit to a new pull request.
+        with_report: also upload the card, figures and pictures that the folder has.
 
     Raises:
-        ValueError: the folder holds no pipeline, or the repository is public where a private one was asked
-        for. huggingface_hub.errors.HfHubHTTPError: the Hub refused.
+        ValueError: the folder holds no pipeline, a file to upload holds the token, or no branch or tag may
+            have that name.
+        PushError: as in `prepare_repository`, or the Hub refused or could not be reached.
     """
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} has no model_index.json: save a pipeline there first.")
+    for name in (branch, tag):
+        if name is not None and not re.fullmatch(r"(?!.*(\.\.|//|\.lock$))[\w][\w./+-]*", name):
+            raise ValueError(f"{name!r} can be no branch or tag: use letters, digits, '.', '-', '_' and '/'.")
+    token = token or get_token()
+    repo_id = prepare_repository(repo_id, private=private, token=token)
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if private and not api.repo_info(repo_id).private:
-        raise ValueError(
-            f"{repo_id} exists and is public, but a private repository was asked for; nothing was uploaded."
-        )
-    api.upload_folder(
-        repo_id=repo_id, folder_path=folder, allow_patterns=list(PUSHED_FILES), commit_message=commit_message
+    patterns = [*PIPELINE_FILES, *(REPORT_FILES if with_report else [])]
+    if branch is not None:
+        _push(functools.partial(api.create_branch, repo_id, branch=branch, exist_ok=True), repo_id)
+    there = _push(functools.partial(api.list_repo_files, repo_id, revision=branch), repo_id)
+    has_card = with_report and (folder / "README.md").is_file()
+    needs_card = not has_card and ("README.md" not in there or _layout_changes(api, repo_id, branch, folder))
+    # Weights of a variant alone are added to those that are there.
+    is_whole = any((folder / name).is_file() for name in DEFAULT_WEIGHTS)
+    commit = Commit(
+        api,
+        repo_id,
+        folder,
+        patterns,
+        extra={"README.md": str(plain_card(folder, repo_id)).encode()} if needs_card else {},
+        message=commit_message,
+        branch=branch,
+        create_pr=create_pr,
+        kept=["README.md"] if is_whole else ["README.md", "unet/*.safetensors*"],
     )
+    commit.require_no_secret(str(token))
+    oid = _push(commit, repo_id)
+    if tag is not None:
+        try:
+            _push(functools.partial(_move_tag, api, repo_id, tag, oid), repo_id)
+        except PushError as error:
+            raise PushError(f"the commit is there, but not the tag {tag!r}: {error}") from error
     return f"{api.endpoint}/{repo_id}"
+
+
+def push_space(folder: str | Path, space_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload the page of a static Space in one commit and return its address.
+
+    Only `SPACE_FILES` go; what of these the Space has and the folder has not is deleted in the same commit.
+
+    Args:
+        folder: the page and README.md, the Space's card.
+        space_id: "user/name", or "name" for the token's user.
+        private: create the Space private; an existing public one is refused.
+        token: of the Hub; the one stored by `hf auth login` if not given.
+
+    Raises:
+        ValueError: a file to upload holds the token. PushError: as in `push_folder`.
+    """
+    token = token or get_token()
+    space_id = prepare_repository(
+        space_id, private=private, token=token, repo_type="space", space_sdk="static"
+    )
+    api = HfApi(token=token)
+    commit = Commit(api, space_id, Path(folder), SPACE_FILES, message="Upload page", repo_type="space")
+    commit.require_no_secret(str(token))
+    _push(commit, space_id)
+    return f"{api.endpoint}/spaces/{space_id}"
+
+
+def _layout_changes(api: HfApi, repo_id: str, branch: str | None, folder: Path) -> bool:
+    """Return whether a repository has its pipeline in another layout, so that its card would mislead."""
+    download = functools.partial(api.hf_hub_download, repo_id, "model_index.json", revision=branch)
+    try:
+        earlier = Path(patiently(download)).parent
+    except EntryNotFoundError:
+        return False
+    return layout_of(earlier) != layout_of(folder)
+
+
+def _move_tag(api: HfApi, repo_id: str, tag: str, revision: str) -> None:
+    """Give a commit a tag; one of that name is taken from where it was."""
+    try:
+        api.create_tag(repo_id, tag=tag, revision=revision)
+    except HfHubHTTPError as error:
+        if status_of(error) != 409:
+            raise
+        with contextlib.suppress(RevisionNotFoundError):
+            api.delete_tag(repo_id, tag=tag)
+        api.create_tag(repo_id, tag=tag, revision=revision)
+
+
+def _push(request: Callable[[], Any], repo_id: str) -> Any:
+    """Return what a request returns, tried again where that can help.
+
+    Raises:
+        PushError: it failed for good, with what to do.
+    """
+    try:
+        return patiently(request)
+    except OfflineModeIsEnabled as error:
+        raise PushError("HF_HUB_OFFLINE is set: unset it to reach the Hub.") from error
+    except HfHubHTTPError as error:
+        raise PushError(_in_words(error, repo_id)) from error
+    except CONNECTION_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        raise PushError(
+            f"the Hub at {HfApi().endpoint} cannot be reached ({reason}): check the connection and "
+            "HF_ENDPOINT, then push again."
+        ) from error
+
+
+def _in_words(error: HfHubHTTPError, repo_id: str) -> str:
+    status = status_of(error)
+    reason = error.server_message or str(error).splitlines()[0]
+    if status == 401:
+        return (
+            f"the Hub refuses the token for {repo_id}: it is wrong or expired. Run 'hf auth login' with a "
+            "token that may write (https://huggingface.co/settings/tokens)."
+        )
+    if status == 403:
+        return (
+            f"the token may not write to {repo_id} ({reason}): use one that may write there, or another name."
+        )
+    return f"the Hub refused {repo_id} with status {status}: {reason}"

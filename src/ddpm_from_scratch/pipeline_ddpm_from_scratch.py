@@ -6,6 +6,7 @@ The reverse loop of Ho et al. 2020 (arXiv:2006.11239, algorithm 2), for images (
 
 import inspect
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,18 @@ from PIL import Image
 
 from . import checks
 from .diffusion import guided_output
-from .hub import make_portable, stock_pipeline_can_run
-from .models import sample_shape
+from .hub import push_folder
+from .layouts import choose_layout, complete
+from .models import PointDenoiser, sample_shape
+from .safe_loading import HUB_ARGUMENTS, check_pipeline, component_folder, fetch, named, read_json
 from .scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
 
 OUTPUT_TYPES = ("pil", "np", "pt")
+# Options of `ModelMixin.from_pretrained` that `from_pretrained` passes on.
+_NETWORK_OPTIONS = (
+    "dtype", "torch_dtype", "low_cpu_mem_usage", "device_map", "max_memory", "offload_folder",
+    "offload_state_dict", "disable_mmap", "quantization_config",
+)  # fmt: skip
 
 
 @dataclass
@@ -293,25 +301,139 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             return self.numpy_to_pil(array) if output_type == "pil" else array
         return sample if output_type == "pt" else sample.float().cpu().numpy()
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save the pipeline so that it loads without this package where stock diffusers can run it.
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        unet: ModelMixin | None = None,
+        scheduler: SchedulerMixin | None = None,
+        null_class_label: int | None = None,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        **options: Any,
+    ) -> "DDPMFromScratchPipeline":
+        """Load a pipeline of either layout from a folder or the Hub, without running any code of it.
 
-        Then the index names DDPMPipeline, DDPMScheduler and UNet2DModel (see `hub.make_portable`), and
-        `DiffusionPipeline.from_pretrained(folder)` works with diffusers alone. A class-conditional network, a
-        PointDenoiser or another scheduler is saved under its own names, and loads where this package is
-        imported.
+        Configurations, sizes and every number of the weights are checked first (see safe_loading.py).
 
-        Arguments as in `DiffusionPipeline.save_pretrained`, except that push_to_hub=True is refused: the
-        upload would happen before the folder is complete.
+        Args:
+            pretrained_model_name_or_path: a folder or a repository's id.
+            unet: a network to use instead of the saved one.
+            scheduler: a scheduler to use instead of the saved one.
+            null_class_label: instead of the saved one.
+            subfolder: the folder inside that holds the pipeline.
+            variant: of the weights, such as "non_ema" or "fp16".
+            options: where it comes from (revision, token, cache_dir, local_files_only, force_download), and
+                what the network becomes (torch_dtype, device_map and others of `ModelMixin.from_pretrained`).
+                trust_remote_code is taken and not needed.
 
         Raises:
-            ValueError: push_to_hub=True.
+            ValueError: a file that is missing, damaged or foreign, with its name and what is wrong.
+            TypeError: an option that does not apply.
+            OSError, huggingface_hub.errors: not there, or no access.
         """
-        if kwargs.get("push_to_hub"):
-            raise ValueError(
-                "save_pretrained(push_to_hub=True) would upload an unfinished folder: save it, then call "
-                "ddpm_from_scratch.push_folder(folder, repo_id)."
+        where = {name: options.pop(name) for name in HUB_ARGUMENTS if name in options}
+        options.pop("trust_remote_code", None)
+        options.pop("use_safetensors", None)
+        unknown = set(options) - set(_NETWORK_OPTIONS)
+        if unknown:
+            raise TypeError(
+                f"from_pretrained got {sorted(unknown)}, but takes {[*HUB_ARGUMENTS, *_NETWORK_OPTIONS]}; "
+                "for other options use DiffusionPipeline.from_pretrained."
             )
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if stock_pipeline_can_run(self.unet, self.scheduler):
-            make_portable(Path(save_directory), self.scheduler)
+        for name in ("dtype", "torch_dtype"):
+            if isinstance(options.get(name), dict):
+                options[name] = options[name].get("unet", options[name].get("default"))
+        folder = fetch(pretrained_model_name_or_path, variant, subfolder, **where)
+        given = {"unet": unet, "scheduler": scheduler}
+        given = {name: component for name, component in given.items() if component is not None}
+        known: dict[str, dict[str, type]] = {
+            "unet": {"PointDenoiser": PointDenoiser},
+            "scheduler": dict.fromkeys(
+                ("DDPMFromScratchScheduler", "DDPMScheduler"), DDPMFromScratchScheduler
+            ),
+        }
+        kinds = check_pipeline(folder, known, variant, tuple(given))
+        if "scheduler" in kinds:
+            where_it_is = component_folder(folder, "scheduler")
+            with named(where_it_is / "scheduler_config.json"):
+                given["scheduler"] = kinds["scheduler"].from_pretrained(str(where_it_is))
+        if "unet" in kinds:
+            options |= {"variant": variant, "use_safetensors": True}
+            given["unet"] = kinds["unet"].from_pretrained(str(component_folder(folder, "unet")), **options)
+        if null_class_label is not None:
+            pipeline = cls(**given, null_class_label=null_class_label)
+        else:
+            index = folder / "model_index.json"
+            with named(index):
+                pipeline = cls(**given, null_class_label=read_json(index).get("null_class_label"))
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipeline
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        layout: str | None = None,
+        **push_options: Any,
+    ) -> None:
+        """Save the pipeline so that it loads without this package (see layouts.py).
+
+        Where stock diffusers can run it, the index names DDPMPipeline, its scheduler and UNet2DModel, and
+        `DiffusionPipeline.from_pretrained(folder)` works with diffusers alone. Else it names classes in code
+        files that are saved beside it, and `trust_remote_code=True` is needed; or, without, this package.
+
+        Args:
+            save_directory: the folder; made if it is missing.
+            safe_serialization: always True: weights are never pickled.
+            variant: written into the names of the weight files.
+            max_shard_size: largest file of weights, such as "5GB".
+            push_to_hub: upload the saved folder, too.
+            layout: "portable" or "remote-code" to have that one; the first that works if not given.
+            push_options: for the upload: repo_id (the folder's name if not given), and as in `push_folder`.
+
+        Raises:
+            ValueError: a layout that does not fit, or pickled weights. hub.PushError: the upload failed.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization is False, but weights are saved as safetensors only.")
+        if push_options and not push_to_hub:
+            raise TypeError(f"save_pretrained got {sorted(push_options)}, which need push_to_hub=True.")
+        folder = Path(save_directory)
+        chosen = choose_layout(layout, self.unet, self.scheduler)
+        super().save_pretrained(str(folder), variant=variant, max_shard_size=max_shard_size)
+        complete(folder, chosen, type(self), self.components)
+        if push_to_hub:
+            repo_id = push_options.pop("repo_id", folder.resolve().name)
+            push_folder(folder, repo_id, **push_options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        layout: str | None = None,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        **push_options: Any,
+    ) -> str:
+        """Save the pipeline as `save_pretrained` does and upload it in one commit; return its address.
+
+        A model card that the repository has is kept; else it gets one that says how to use the pipeline.
+
+        Args:
+            repo_id: "user/name", or "name" for the token's user.
+            layout: as in `save_pretrained`.
+            variant: as in `save_pretrained`.
+            max_shard_size: as in `save_pretrained`.
+            push_options: private, token, commit_message, branch, tag, create_pr: as in `hub.push_folder`.
+
+        Raises:
+            ValueError: as in `save_pretrained`. hub.PushError: the Hub refused, or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size, layout=layout)
+            return push_folder(folder, repo_id, **push_options)

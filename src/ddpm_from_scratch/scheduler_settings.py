@@ -41,6 +41,9 @@ _SHAPE_DEFAULTS = {
 # Schedules that DDPMScheduler computes right (diffusers 0.42.1).
 _STOCK_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
+# No schedule needs more, and its tables are allocated.
+MAX_TRAIN_TIMESTEPS = 1_000_000
+
 # With more signal than this at the last timestep, sampling does not start from what the network was trained
 # on.
 _LARGEST_FINAL_ALPHA_BAR = 0.01
@@ -52,7 +55,9 @@ def checked_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError, ValueError: a setting that is not allowed, with what is.
     """
-    num_train_timesteps = checks.integer("num_train_timesteps", config["num_train_timesteps"], 1)
+    num_train_timesteps = checks.integer(
+        "num_train_timesteps", config["num_train_timesteps"], 1, MAX_TRAIN_TIMESTEPS
+    )
     settings: dict[str, Any] = {
         "num_train_timesteps": num_train_timesteps,
         "steps_offset": checks.integer("steps_offset", config["steps_offset"], 0, num_train_timesteps - 1),

@@ -1,0 +1,192 @@
+"""Saved pipelines load everywhere: each cell of the matrix in a fresh process, from folders and a Hub."""
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+
+# What happens in one cell. DiffusionPipeline is what everyone has; ours needs no flag.
+CELL = """
+import json, sys
+how = json.loads(sys.argv[1])
+if how["blocked"]:
+    sys.modules["ddpm_from_scratch"] = None
+else:
+    import ddpm_from_scratch
+import numpy, torch
+from diffusers import DiffusionPipeline
+
+def samples(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return pipe(
+        batch_size=2, num_inference_steps=4, generator=generator, output_type="np", **how["call"]
+    ).images
+
+pipes = [DiffusionPipeline.from_pretrained(how["source"], cache_dir=how["cache"], **how["options"])]
+if not how["blocked"]:
+    ours = ddpm_from_scratch.DDPMFromScratchPipeline
+    pipes.append(ours.from_pretrained(how["source"], cache_dir=how["cache"]))
+numpy.save(how["out"], numpy.stack([samples(pipe) for pipe in pipes]))
+print(*(f"{type(pipe).__module__}.{type(pipe).__name__}" for pipe in pipes))
+pipe = pipes[0 if how["blocked"] or how["stock"] else 1]
+if how["save"]:
+    pipe.save_pretrained(how["save"], **how["layout"])
+if how["push"]:
+    pipe.push_to_hub(how["push"], **how["layout"])
+"""
+
+MODELS = {
+    "portable": {"unet": {}, "layout": None, "call": {}},
+    "remote-code": {"unet": {}, "layout": "remote-code", "call": {}},
+    "classes": {
+        "unet": {"num_class_embeds": 4}, "layout": None, "call": {"class_labels": 1, "guidance_scale": 2}
+    },
+    "points": {"unet": None, "layout": None, "call": {}},
+    "swapped": {"unet": {}, "layout": None, "call": {}, "scheduler": "PNDMScheduler"},
+}  # fmt: skip
+# Who saved: the package at first, then whoever loaded that.
+SAVED = [
+    (model, saver)
+    for model in MODELS
+    for saver in ("first", "package", "code file", *(["stock"] if model == "portable" else []))
+]
+
+
+class Shelf:
+    """Saved pipelines, each in a folder and in a repository, made when they are first asked for."""
+
+    def __init__(self, folder, hub, run):
+        self.folder, self.hub, self.run_here, self.made, self.truth = folder, hub, run, {}, {}
+
+    def get(self, model, saver):
+        name = f"{model}-{saver}".replace(" ", "-")
+        if name not in self.made:
+            self.made[name] = self.first(model) if saver == "first" else self.saved_again(model, saver)
+        self.hub.repositories[f"me/{name}"] = self.made[name]
+        return self.folder / name, f"me/{name}"
+
+    def first(self, model):
+        kind = MODELS[model]
+        torch.manual_seed(0)
+        config = model_config("points") if kind["unet"] is None else model_config("tiny", **kind["unet"])
+        scheduler = DDPMFromScratchScheduler(
+            beta_schedule="sigmoid_alpha_bar", clip_sample=kind["unet"] is not None
+        )
+        if "scheduler" in kind:
+            scheduler = getattr(diffusers, kind["scheduler"]).from_config(scheduler.to_diffusers().config)
+        null_label = 3 if model == "classes" else None
+        pipeline = DDPMFromScratchPipeline(build_model(config), scheduler, null_label)
+        pipeline.set_progress_bar_config(disable=True)
+        self.truth[model] = pipeline(
+            batch_size=2, num_inference_steps=4, generator=torch.Generator().manual_seed(0),
+            output_type="np", **kind["call"],
+        ).images  # fmt: skip
+        pipeline.save_pretrained(self.folder / f"{model}-first", layout=kind["layout"])
+        code = "import sys; from ddpm_from_scratch import push_folder; push_folder(*sys.argv[1:])"
+        done = self.run_here("-c", code, self.folder / f"{model}-first", f"{model}-first")
+        assert done.returncode == 0, done.stderr
+        return self.hub.repositories[f"me/{model}-first"]
+
+    def saved_again(self, model, saver):
+        first, _ = self.get(model, "first")
+        name = f"{model}-{saver}".replace(" ", "-")
+        options = {} if saver == "stock" else {"trust_remote_code": True}
+        if model == "portable" and saver == "code file":
+            options["custom_pipeline"] = str(first)
+        done = self.cell(
+            model, first, options, blocked=saver != "package", stock=saver == "stock",
+            save=str(self.folder / name), push=name,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return self.hub.repositories[f"me/{name}"]
+
+    def cell(self, model, source, options, blocked, cache=None, stock=False, save=None, push=None):
+        how = {
+            "source": str(source), "cache": cache, "options": options, "call": MODELS[model]["call"],
+            "layout": {"layout": layout} if (layout := MODELS[model]["layout"]) else {},
+            "blocked": blocked, "stock": stock, "out": str(self.folder / "out.npy"),
+            "save": save, "push": push,
+        }  # fmt: skip
+        return self.run_here("-c", CELL, json.dumps(how))
+
+    def samples(self):
+        return np.load(self.folder / "out.npy")
+
+
+@pytest.fixture(scope="module")
+def _folder(tmp_path_factory):
+    return {"folder": tmp_path_factory.mktemp("shelf")}
+
+
+@pytest.fixture
+def shelf(_folder, loopback_hub, run_here):
+    shelf = _folder.setdefault("shelf", Shelf(_folder["folder"], loopback_hub, run_here))
+    shelf.run_here = run_here
+    return shelf
+
+
+@pytest.mark.parametrize("flag", [True, False], ids=["flag", "no flag"])
+@pytest.mark.parametrize("where", ["folder", "hub"])
+@pytest.mark.parametrize("blocked", [False, True], ids=["importable", "blocked"])
+@pytest.mark.parametrize(("model", "saver"), SAVED)
+def test_matrix(shelf, tmp_path, model, saver, blocked, where, flag):
+    folder, repository = shelf.get(model, saver)
+    options = {"trust_remote_code": True} if flag else {}
+    done = shelf.cell(
+        model, folder if where == "folder" else repository, options, blocked, cache=str(tmp_path / "cache")
+    )
+    if model != "portable" and not flag:
+        assert done.returncode == 1 and "trust_remote_code=True" in done.stderr, done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    for samples in shelf.samples():
+        np.testing.assert_allclose(samples, shelf.truth[model], rtol=0, atol=1e-5)
+    kind = done.stdout.split()[0]
+    if model == "portable":
+        assert kind == "diffusers.pipelines.ddpm.pipeline_ddpm.DDPMPipeline"
+    else:
+        assert kind.startswith("diffusers_modules.local.") and kind.endswith(".DDPMFromScratchPipeline")
+
+
+def test_code_of_a_portable_repository_runs_if_asked_for(shelf, tmp_path):
+    for source in shelf.get("portable", "first"):
+        options = {"custom_pipeline": str(source), "trust_remote_code": True}
+        done = shelf.cell("portable", source, options, True, cache=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().endswith(".DDPMFromScratchPipeline")
+        np.testing.assert_allclose(shelf.samples()[0], shelf.truth["portable"], rtol=0, atol=1e-5)
+
+
+VERSIONS = """
+import sys
+sys.modules["ddpm_from_scratch"] = None
+from diffusers import DiffusionPipeline
+pipes = [DiffusionPipeline.from_pretrained(source, trust_remote_code=True) for source in sys.argv[1:]]
+for pipe in (*pipes, pipes[0]):
+    for make, wrong in ((type(pipe.scheduler), {"prediction_type": "x"}), (pipe, {"output_type": "x"})):
+        try:
+            make(**wrong)
+        except ValueError as error:
+            print(error)
+"""
+
+
+def test_two_versions_in_one_process_do_not_mix(shelf, tmp_path):
+    """As long, and loaded in the same second: also their compiled code must not be taken for each other's."""
+    import shutil
+
+    first, _ = shelf.get("points", "first")
+    for version in ("a", "b"):
+        shutil.copytree(first, tmp_path / version)
+        for path in (tmp_path / version).rglob("*.py"):
+            path.write_text(path.read_text().replace("must be one of", f"must {version}e one of"))
+    done = shelf.run_here("-c", VERSIONS, tmp_path / "a", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert [line.split("must ")[1].split()[0] for line in done.stdout.splitlines()] == ["ae"] * 2 + [
+        "be"
+    ] * 2 + ["ae"] * 2
