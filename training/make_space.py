@@ -1,0 +1,236 @@
+"""Make a page that samples from a model in the browser: python training/make_space.py user/digits.
+
+The page is a static Space of the Hub: no server, nothing to install. It loads the weights of the model's
+repository; made from a folder (runs/digits), it has them beside it and runs from any web server. With
+--space_id it is uploaded. Exit status: 0 done, 2 a setting or the model must be changed, 5 the Hub refused or
+cannot be reached.
+"""
+
+import argparse
+import functools
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from config import OneLineErrors
+from errors import ConfigError, RunError, UploadError, say_error
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+TEMPLATE = Path(__file__).resolve().parent / "space"
+# A network of this size takes about a second for one evaluation at 32 px.
+_MAX_PARAMETERS = 20_000_000
+# What network.js knows of UNet2DModel.
+_KNOWN: dict[str, tuple[Any, ...]] = {
+    "time_embedding_type": ("positional",),
+    "act_fn": ("silu",),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "mid_block_type": ("UNetMidBlock2D",),
+    "class_embed_type": (None,),
+    "center_input_sample": (False,),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+}
+_KNOWN_BLOCKS = {"DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"}
+
+
+def make_space(
+    model: str, output_dir: Path, num_inference_steps: int, revision: str | None, token: str | None
+) -> None:
+    """Write the page of a model into a folder.
+
+    Args:
+        model: a repository's id, or the folder of a pipeline.
+        output_dir: the page's folder; made if it is missing.
+        num_inference_steps: steps of the reverse chain.
+        revision: of the repository; the page stays with the commit that this is now.
+        token: of the Hub.
+
+    Raises:
+        ConfigError: a model that a page cannot run, or none.
+        UploadError: the Hub cannot be reached.
+    """
+    # Not before the flags are checked: torch takes seconds to load.
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from jinja2 import Template
+
+    from ddpm_from_scratch import DDPMFromScratchPipeline
+    from ddpm_from_scratch.commits import CONNECTION_ERRORS, patiently
+    from ddpm_from_scratch.models import sample_shape
+    from ddpm_from_scratch.safe_loading import fetch
+
+    is_folder, api, commit = Path(model).is_dir(), HfApi(token=token), None
+    try:
+        if not is_folder:
+            info = patiently(functools.partial(api.repo_info, model, revision=revision))
+            commit = info.sha
+            if info.private:
+                raise ConfigError(
+                    f"{model!r} is private, and a visitor's browser has no token for it: make the page from "
+                    "the model's folder, which puts the weights beside it."
+                )
+        folder = fetch(model, revision=commit, token=token)
+        pipeline = DDPMFromScratchPipeline.from_pretrained(folder)
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ConfigError(f"{model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except CONNECTION_ERRORS as error:
+        raise UploadError(f"{model!r} cannot be fetched: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    network = pipeline.unet
+    shape = sample_shape(network)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    _require_runnable(dict(network.config), shape, parameters)
+    _require_readable(folder / WEIGHTS, network)
+    title = f"{(Path(model).resolve() if is_folder else Path(model)).name}: sampling in the browser"
+    model_url = "." if is_folder else f"{api.endpoint}/{model}"
+    settings = {
+        "title": title,
+        "model_url": model_url,
+        "weights_url": WEIGHTS if is_folder else f"{model_url}/resolve/{commit}/{WEIGHTS}",
+        "parameters": parameters,
+        "sample_shape": shape,
+        "num_classes": getattr(network.config, "num_class_embeds", None),
+        "null_label": pipeline.config.null_class_label,
+        # As the network has it, defaults included, which its file may lack.
+        "config": json.loads(network.to_json_string()) | {"_name_or_path": None},
+        "steps": _steps(pipeline.scheduler, num_inference_steps),
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("index.html", "network.js", "page.js"):
+        shutil.copy(TEMPLATE / name, output_dir)
+    if is_folder:
+        (output_dir / WEIGHTS).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / WEIGHTS, output_dir / WEIGHTS)
+    (output_dir / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+    card = Template((TEMPLATE / "README.md").read_text(), keep_trailing_newline=True).render(
+        title=title,
+        repo_id=None if is_folder else model,
+        model_url=model_url,
+        steps=len(settings["steps"]),
+        revision=commit,
+    )
+    (output_dir / "README.md").write_text(card)
+
+
+def _require_runnable(config: dict[str, Any], shape: tuple[int, ...], parameters: int) -> None:
+    """Raise ConfigError for a network that network.js does not know, or that would take too long."""
+    for name, known in _KNOWN.items():
+        if name in config and config[name] not in known:
+            raise ConfigError(f"the network has {name} {config[name]!r}, but the page knows {known} only.")
+    blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
+    if blocks - _KNOWN_BLOCKS:
+        raise ConfigError(
+            f"the network has {sorted(blocks - _KNOWN_BLOCKS)}, but the page knows none of them."
+        )
+    if shape[0] not in ((1, 3) if len(shape) == 3 else (2,)):
+        raise ConfigError(f"samples have shape {shape}, but the page draws grey or RGB images and points.")
+    if parameters > _MAX_PARAMETERS:
+        raise ConfigError(
+            f"the network has {parameters:,} parameters, but a page takes minutes for a sample from "
+            f"{_MAX_PARAMETERS:,} on."
+        )
+
+
+def _require_readable(path: Path, network: Any) -> None:
+    """Raise ConfigError for weights that network.js cannot read: one file of float32, names of today."""
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise ConfigError(f"the page reads one file of weights, {WEIGHTS}, which the model does not have.")
+    with safe_open(path, framework="pt") as file:
+        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}
+        names = set(file.keys())
+    if kinds != {"F32"} or names != set(network.state_dict()):
+        raise ConfigError(
+            f"the weights are {sorted(kinds)} or have names of an older diffusers, but the page reads "
+            "float32 and today's names: load the model, save it again, and make the page from that."
+        )
+
+
+def _steps(scheduler: Any, num_inference_steps: int) -> list[dict[str, Any]]:
+    """Return the coefficients of every step: x_0 from sample and output, then the mean and the noise.
+
+    Raises:
+        ConfigError: a scheduler whose steps are no such table.
+    """
+    import torch
+
+    from ddpm_from_scratch.diffusion import to_original
+    from ddpm_from_scratch.reverse_chain import LEARNED_VARIANCE_TYPES, ReverseChain
+
+    config = scheduler.config
+    if type(scheduler).__name__ != "DDPMFromScratchScheduler":
+        raise ConfigError(f"the model has a {type(scheduler).__name__}, but the page samples by DDPM only.")
+    if config.thresholding or config.variance_type in LEARNED_VARIANCE_TYPES:
+        raise ConfigError("the page knows neither dynamic thresholding nor learned variances.")
+    try:
+        scheduler.set_timesteps(num_inference_steps)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--num_inference_steps: {error}") from error
+    timesteps = scheduler.timesteps.tolist()
+    chain = ReverseChain(scheduler.alphas_cumprod, timesteps, config.variance_type)
+    nothing, one = torch.zeros(1), torch.ones(1)
+    rows = []
+    for index, timestep in enumerate(timesteps):
+        step = chain.step(index)
+        rows.append(
+            {
+                "timestep": timestep,
+                # x_0 is linear in both, so two calls give its coefficients.
+                "sample": to_original(nothing, one, step.scales, config.prediction_type).item(),
+                "output": to_original(one, nothing, step.scales, config.prediction_type).item(),
+                "clip": config.clip_sample_range if config.clip_sample else None,
+                "original": step.posterior.original.item(),
+                "keep": step.posterior.sample.item(),
+                "noise": step.noise_std.item() if step.adds_noise else 0.0,
+            }
+        )
+    return rows
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = OneLineErrors(
+        prog="make_space.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="repository's id, or the folder of a pipeline")
+    parser.add_argument(
+        "--output_dir", help="folder for the page; the model's name and '-space' if not given"
+    )
+    parser.add_argument("--num_inference_steps", type=int, default=100, help="steps of a sample")
+    parser.add_argument("--revision", help="branch, tag or commit of the repository")
+    parser.add_argument("--space_id", help="Space to upload the page to, such as user/digits-space")
+    parser.add_argument("--private", action="store_true", help="create the Space private")
+    parser.add_argument("--token", help="token of the Hub; better stored with 'hf auth login'")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the page, and return the exit status; any but 0 comes with one line on what to do."""
+    args = make_parser().parse_args(argv)
+    output_dir = Path(args.output_dir or f"{Path(args.model).resolve().name}-space")
+    try:
+        make_space(args.model, output_dir, args.num_inference_steps, args.revision, args.token)
+        if args.space_id is not None:
+            from ddpm_from_scratch.hub import PushError, push_space
+
+            try:
+                url = push_space(output_dir, args.space_id, private=args.private, token=args.token)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+            except PushError as error:
+                raise UploadError(str(error)) from error
+            print(f"pushed to {url}")
+        else:
+            print(f"saved to {output_dir}; look at it with: python -m http.server --directory {output_dir}")
+    except RunError as error:
+        say_error("make_space.py", error)
+        return error.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
