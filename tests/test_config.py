@@ -42,7 +42,7 @@ BAD = [
     ([DATA, "--label_dropout=0.1"], "--label_column"),
     ([DATA, "--guidance_scale=2"], "--label_dropout"),
     ([DATA, "--logging_dir=../x"], "--logging_dir"),
-    ([DATA, "--push_to_hub", "--label_column=label"], "--push_to_hub"),
+    ([DATA, "--hub_push_exports=tag"], "--hub_push_exports"),
     ([DATA, "--config=missing.yaml"], "missing.yaml"),
     ([DATA, "--config"], "--config"),
     ([DATA, "--evaluation_samples=1"], "at least 4"),

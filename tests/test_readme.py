@@ -12,6 +12,7 @@ README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 TRAINING = [line for line in SHELL if "training/train.py" in line and "--help" not in line]
+PUBLISHING = [line for line in SHELL if "<user>/<repo>" in line]
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
@@ -37,8 +38,27 @@ def test_training_command_parses(line, monkeypatch):
     assert config.output_dir.startswith("runs/")
 
 
+def test_publishing_commands_run(tiny_run, tmp_path, run_here, loopback_hub):
+    """On a Hub on loopback; the model is one that any diffusers loads."""
+    for name in ("training", "model_card.md"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(tiny_run)
+    for line in PUBLISHING:
+        line = line.replace("<user>/<repo>", "me/digits").replace(
+            "num_inference_steps=200", "num_inference_steps=20"
+        )
+        program, *words = shlex.split(line)
+        assert program == "python"
+        options = ["--num_inference_steps=20"] if "make_space" in line else []
+        done = run_here(*words, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "digit.png").exists()
+    assert set(loopback_hub.repositories) == {"me/digits", "spaces/me/digits-space"}
+
+
 def test_examples_were_found():
-    assert len(PYTHON) == 4 and len(TRAINING) == 4
+    assert len(PYTHON) == 4 and len(TRAINING) == 4 and len(PUBLISHING) == 3
 
 
 def test_every_command_of_the_makefile_in_the_readme_exists():

@@ -234,12 +234,12 @@ def test_learned_variances_labels_and_loss_aware_timesteps_train_resume_and_load
     images = pipeline(2, class_labels=[3, 7], num_inference_steps=2, guidance_scale=3.0).images
     assert len(images) == 2
     card = (tmp_path / "run" / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert "class_labels=0, guidance_scale=2.0" in example
+    anywhere, example, _ = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "class_labels=0, guidance_scale=2.0" in example and "trust_remote_code=True" in anywhere
     monkeypatch.chdir(tmp_path)
     namespace = {}
     exec(example, namespace)
-    assert len(namespace["samples"]) == 4
+    assert len(namespace["images"]) == 4
 
 
 def test_loss_aware_timesteps_see_the_losses_of_all_processes(tmp_path):

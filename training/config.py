@@ -190,6 +190,11 @@ class TrainingConfig:
     hub_model_id: str | None = _flag(
         None, "Repository to upload to; the output folder's name if not given.", FREE
     )
+    hub_push_exports: Literal["no", "branch", "tag"] = _flag(
+        "no",
+        "Upload each export of --save_model_epochs, too, to a branch or under a tag named step-<update>.",
+        FREE,
+    )
     hub_private_repo: bool = _flag(False, "Create the repository private.", FREE)
     hub_token: str | None = _flag(None, "Token of the Hub; better stored with 'hf auth login'.", FREE)
     license: str = _flag(
@@ -269,12 +274,8 @@ class TrainingConfig:
                 f"--logging_dir is {self.logging_dir!r}, but must be one name inside --output_dir that "
                 "nothing else has there."
             )
-        if self.push_to_hub and (self.label_column is not None or self.dataset_name in POINT_DATASETS):
-            raise ConfigError(
-                "--push_to_hub works for unconditional image models only: stock diffusers cannot run "
-                "class-conditional "
-                "or point models, so the repository would load nowhere."
-            )
+        if self.hub_push_exports != "no" and not self.push_to_hub:
+            raise ConfigError("--hub_push_exports applies to --push_to_hub only.")
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that decide the weights: all that a resumed run may not change freely."""

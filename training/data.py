@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from config import TrainingConfig
 from ddpm_from_scratch.toy_data import POINT_DATASETS
 from images import IMAGE_MODES, Augmentation, BadImages, DataError, Decoder
+from privacy import without_folders
 from sample_order import Batch, ImageStream, PositionDataset, load_batches, positions_of
 
 # Decoded images are kept in memory up to this size.
@@ -235,7 +236,7 @@ def _image_data(config: TrainingConfig, resolution: int, channels: int | None) -
         if to_label is not None:
             labels = torch.tensor([to_label(value) for value in rows[config.label_column]])[found_at]
         dataset = PositionDataset(images, labels, config.seed, augmentation)
-    name = config.dataset_name or Path(config.train_data_dir or "").resolve().name
+    name = without_folders(config.dataset_name or str(Path(config.train_data_dir or "").resolve()))
     shape = (channels, resolution, resolution)
     return TrainingData(dataset, stream, shape, num_classes, None, name, bad_images)
 

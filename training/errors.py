@@ -41,6 +41,12 @@ class StorageError(RunError):
     status = 4
 
 
+class UploadError(RunError):
+    """The Hub refused, or cannot be reached; the message says what to do. What was trained is saved."""
+
+    status = 5
+
+
 class Stopped(RunError):
     """The run was asked to stop, and all its processes agreed. The status is EX_TEMPFAIL: try again."""
 

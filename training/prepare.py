@@ -14,9 +14,11 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 import checkpoint
 from config import TrainingConfig
 from data import TrainingData, load_training_data
+from ddpm_from_scratch.hub import PushError, prepare_repository
 from ddpm_from_scratch.models import MODEL_CONFIGS, load_model_config, model_config
-from errors import ConfigError
+from errors import ConfigError, UploadError
 from log import METRICS_FILE
+from privacy import without_folders
 from sharding import check_launch
 from storage import delete_folder, delete_leftovers
 from zero_plan import check_package
@@ -78,10 +80,6 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
             f"with --label_dropout {config.label_dropout} have {classes or 'none'}; give the labels with "
             "--label_column."
         )
-    if config.push_to_hub and channels not in (1, 3):
-        raise ConfigError(
-            f"--push_to_hub needs images of 1 or 3 channels, which stock diffusers can run, got {channels}."
-        )
     return given | {"sample_size": side} | ({} if classes is None else {"num_class_embeds": classes}), data
 
 
@@ -113,13 +111,35 @@ def prepare_output_dir(config: TrainingConfig) -> Path:
     return folder
 
 
+def check_hub(config: TrainingConfig) -> str:
+    """Return what the card calls the model: the repository, or the folder if the run is not for the Hub.
+
+    If it is to be published, see now whether it can be.
+
+    Raises:
+        ConfigError: a name that the Hub does not take.
+        UploadError: no token, a wrong one, or no connection.
+    """
+    if not config.push_to_hub:
+        return config.hub_model_id or without_folders(config.output_dir)
+    repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
+    if int(os.environ.get("RANK", 0)) != 0:
+        return repo_id
+    try:
+        return prepare_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
+    except PushError as error:
+        raise UploadError(f"--push_to_hub: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"--hub_model_id: {error}") from error
+
+
 def clear_earlier_run(folder: Path, config: TrainingConfig) -> None:
     """Delete what an earlier run left in the output folder; one without the marks of a run is left alone."""
     marks = (folder / "model_index.json", folder / config.logging_dir / METRICS_FILE)
     if not checkpoint.list_checkpoints(folder) and not any(mark.exists() for mark in marks):
         return
     # The index first: without it the rest is no pipeline, so an interruption leaves none that is mixed.
-    for name in ("model_index.json", "results.json", "README.md", "samples.png", "loss.png"):
+    for name in ("model_index.json", "pipeline.py", "results.json", "README.md", "samples.png", "loss.png"):
         (folder / name).unlink(missing_ok=True)
     for old in checkpoint.list_checkpoints(folder):
         delete_folder(old)

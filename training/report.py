@@ -5,23 +5,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from card import write_card
 from config import BUILT_IN_DATASETS, TrainingConfig
-from ddpm_from_scratch.hub import model_card
 from ddpm_from_scratch.plots import loss_curve
-from figures import metric_names
 from log import read_log
+from privacy import without_folders
 from storage import disk_errors_named, replace_file
 from trainer import VERSIONS, Trainer
 
-CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
 
-
-def write_report(trainer: Trainer, evaluation: dict[str, Any]) -> None:
+def write_report(trainer: Trainer, evaluation: dict[str, Any], repo_id: str) -> None:
     """Write loss.png, results.json and README.md into the output folder.
 
     Args:
         trainer: after its last update, its pipeline exported.
         evaluation: held-out figures; empty if none were asked for.
+        repo_id: where the card says that the model is.
     """
     config, data, folder = trainer.config, trainer.data, trainer.output_dir
     rows = read_log(folder / config.logging_dir)
@@ -41,29 +40,19 @@ def write_report(trainer: Trainer, evaluation: dict[str, Any]) -> None:
             "mixed_precision": trainer.accelerator.mixed_precision,
             "final_loss": rows[-1]["loss"] if rows else None,
         },
+        "data": {
+            "name": data.name,
+            "hub_id": _hub_dataset_id(config),
+            "sample_shape": list(data.sample_shape),
+        },
         "evaluation": evaluation,
-        "config": vars(config) | {"hub_token": None},
+        "config": {name: without_folders(value) for name, value in vars(config).items()}
+        | {"hub_token": None},
+        "command": _command(),
         "versions": VERSIONS,
     }
     replace_file(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    metrics = {key: (name, evaluation[key]) for key, name in metric_names(evaluation).items()}
-    card = model_card(
-        CARD_TEMPLATE,
-        model_name=folder.resolve().name,
-        dataset=data.name,
-        dataset_id=_hub_dataset_id(config),
-        license=config.license,
-        metrics=metrics,
-        floors={key: evaluation[f"{key}_floor"] for key in metrics},
-        evaluation=evaluation,
-        results=results,
-        config=config,
-        repo_id=config.hub_model_id or folder.resolve().name,
-        is_image=len(data.sample_shape) == 3,
-        is_portable=json.loads((folder / "model_index.json").read_text())["_class_name"] == "DDPMPipeline",
-        command=_command(),
-    )
-    replace_file(folder / "README.md", str(card).encode())
+    write_card(folder, repo_id)
 
 
 def _hub_dataset_id(config: TrainingConfig) -> str | None:
@@ -75,11 +64,12 @@ def _hub_dataset_id(config: TrainingConfig) -> str | None:
 
 
 def _command() -> str:
-    """Return the command of this run, without its secrets."""
+    """Return the command of this run, without its secrets and the folders of absolute paths."""
     words, hidden = [], False
     for word in sys.argv[1:]:
-        name, is_joined, _ = word.partition("=")
+        name, is_joined, value = word.partition("=")
         is_secret = name.replace("-", "_") == "__hub_token"
-        words.append("***" if hidden else f"{name}=***" if is_secret and is_joined else word)
+        given = f"{name}={without_folders(value)}" if is_joined else without_folders(word)
+        words.append("***" if hidden else f"{name}=***" if is_secret and is_joined else given)
         hidden = is_secret and not is_joined
     return " ".join(["accelerate launch training/train.py", *words])

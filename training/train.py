@@ -4,13 +4,14 @@ Reads top to bottom: check the flags, prepare the output folder, load the data, 
 The flags are in config.py, what a run starts from in prepare.py, the loop over updates in trainer.py.
 
 Exit status: 0 done; 2 a setting or the data must be changed; 3 the loss is not finite; 4 the disk is full or
-fails; 75 stopped by a signal after saving a checkpoint. Each but 0 comes with one line that says what to do.
+fails; 5 the model is saved but could not be published; 75 stopped by a signal after saving a checkpoint. Each
+but 0 comes with one line that says what to do.
 """
 
 import sys
 
 from config import TrainingConfig, parse_config
-from errors import NonFiniteError, RunError, say_error, warn
+from errors import NonFiniteError, RunError, UploadError, say_error, warn
 
 
 def train(config: TrainingConfig) -> None:
@@ -20,22 +21,24 @@ def train(config: TrainingConfig) -> None:
         RunError: anything the user can mend; before the network is built, where it can be known by then.
     """
     # Not before the flags are checked: torch takes seconds to load.
-    from ddpm_from_scratch.hub import push_folder
     from evaluate import evaluate, load_extractors
     from figures import format_results
     from prepare import (
+        check_hub,
         choose_model_and_data,
         clear_earlier_run,
         make_accelerator,
         prepare_output_dir,
         start_tracking,
     )
+    from publish import publish
     from report import write_report
     from stop import StopRequest
     from trainer import Trainer
 
     output_dir = prepare_output_dir(config)
     network, data = choose_model_and_data(config)
+    repo_id = check_hub(config)
     accelerator = make_accelerator(config)
     is_main = accelerator.is_main_process
     # Before training, so that features that cannot be had cost nothing.
@@ -86,14 +89,17 @@ def train(config: TrainingConfig) -> None:
     if is_main:
         if evaluation:
             print(format_results(evaluation))
-        write_report(trainer, evaluation)
+        write_report(trainer, evaluation, repo_id)
         print(f"saved to {output_dir}")
     # Together, because a process that leaves while others still talk may never get out.
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if is_main and config.push_to_hub:
-        repo_id = config.hub_model_id or output_dir.resolve().name
-        url = push_folder(output_dir, repo_id, private=config.hub_private_repo, token=config.hub_token)
+        try:
+            url = publish(output_dir, repo_id, private=config.hub_private_repo, token=config.hub_token)
+        except UploadError as error:
+            again = f"python training/publish.py {config.output_dir} --repo_id {repo_id}"
+            raise UploadError(f"the model is saved, but not published: {error} Then: {again}") from error
         print(f"pushed to {url}")
 
 

@@ -31,8 +31,9 @@ from ddpm_from_scratch.models import build_model
 from ddpm_from_scratch.objectives import denoising_losses, drop_labels
 from ddpm_from_scratch.timestep_samplers import LossAwareTimesteps, stratified_timesteps, uniform_timesteps
 from ema import WeightAverage
-from errors import ConfigError, NonFiniteError, Stopped, warn
+from errors import ConfigError, NonFiniteError, RunError, Stopped, warn
 from log import MetricsLog
+from publish import publish
 from recipe import changes_since
 from sample_order import Batch
 from sampling import generate, save_picture
@@ -223,6 +224,7 @@ class Trainer:
                 self.save_samples(self.output_dir / "samples" / f"step-{self.update:07d}.png")
             if self._is_due("export"):
                 self.export()
+                self._publish_export()
         except Stopped:
             self.save_checkpoint()
             raise Stopped(
@@ -457,6 +459,18 @@ class Trainer:
                     raw.save_pretrained(temporary / "unet", variant="non_ema", max_shard_size="10TB")
                 commit_files(temporary, self.output_dir, last="model_index.json")
         self.accelerator.wait_for_everyone()
+
+    def _publish_export(self) -> None:
+        """Upload the pipeline as of this update if asked for; a run goes on without an upload that fails."""
+        config, name = self.config, f"step-{self.update}"
+        if config.hub_push_exports != "no" and self.accelerator.is_main_process:
+            try:
+                publish(
+                    self.output_dir, config.hub_model_id, private=config.hub_private_repo,
+                    token=config.hub_token, with_report=False, **{config.hub_push_exports: name},
+                )  # fmt: skip
+            except RunError as error:
+                warn(f"{name} was not uploaded: {error}")
 
     def require_space(self) -> None:
         """Raise StorageError unless two checkpoints and the pipeline fit on the disk."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import runs
+from ddpm_from_scratch.code_file import code_file
 from faults import FileOperations
 from runs import Finished, Run, flags, train
 
@@ -144,12 +145,14 @@ def damaged(sample: bool) -> Result:
 
 
 def no_pickle(sample: bool) -> Result:
-    """Nothing that a run writes can be code."""
+    """Nothing that a run writes can be code, but for the package's own that goes with the pipeline."""
 
     def case(folder: Path) -> None:
         run = finished_run(folder)
         for path in run.rglob("*"):
-            if path.is_file():
+            if path == run / "pipeline.py":
+                require(path.read_text() == code_file("pipeline_ddpm_from_scratch"), path)
+            elif path.is_file():
                 require(path.suffix in (".safetensors", ".json", ".jsonl", ".png", ".md"), path)
                 # A pickle begins with its protocol, an archive of torch.save with "PK".
                 require(not path.read_bytes().startswith((b"\x80", b"PK")), path)

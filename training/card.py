@@ -1,0 +1,60 @@
+"""The model card of a finished run, filled from what the run wrote into its folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ddpm_from_scratch.model_cards import layout_of, model_card, usage
+from errors import ConfigError
+from figures import metric_names
+from storage import replace_file
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
+# What is known of the licences of the built-in data.
+_DATA_LICENSES = {
+    "digits": "CC BY 4.0 (Alpaydin & Kaynak 1998, UCI Machine Learning Repository; scikit-learn's copy)",
+    "swiss_roll": "none: the points are drawn from a formula",
+}
+
+
+def write_card(folder: Path, repo_id: str) -> None:
+    """Write README.md into the folder of a run, from its results.json and its index.
+
+    Args:
+        folder: of the run, exported and reported.
+        repo_id: where the card says that the model is: "user/name", or the folder's name.
+
+    Raises:
+        ConfigError: results.json was written by an earlier version.
+    """
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    if not {"config", "data", "command"} <= set(results):
+        raise ConfigError(
+            f"{folder / 'results.json'} is of an earlier version, which did not record what a card says: "
+            "delete it to publish without."
+        )
+    config, data, evaluation = results["config"], results["data"], results["evaluation"]
+    metrics = {key: (name, evaluation[key]) for key, name in metric_names(evaluation).items()}
+    is_image = len(data["sample_shape"]) == 3
+    card = model_card(
+        TEMPLATE,
+        model_name=repo_id.split("/")[-1],
+        dataset=data["name"],
+        dataset_id=data["hub_id"],
+        license=config["license"],
+        pipeline_tag="unconditional-image-generation" if is_image else None,
+        metrics=metrics,
+        floors={key: evaluation[f"{key}_floor"] for key in metrics},
+        evaluation=evaluation,
+        results=results,
+        config=config,
+        data_license=_DATA_LICENSES.get(config["dataset_name"], "that of its source"),
+        usage=usage(
+            repo_id,
+            layout_of(folder),
+            num_inference_steps=config["ddpm_num_inference_steps"] or config["ddpm_num_steps"],
+            class_label=0 if config["label_column"] else None,
+            guidance_scale=config["guidance_scale"] if config["guidance_scale"] != 1 else None,
+        ),
+    )
+    replace_file(folder / "README.md", str(card).encode())

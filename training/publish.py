@@ -1,0 +1,99 @@
+"""Upload a finished run to the Hub: python training/publish.py runs/digits --repo_id user/digits.
+
+One commit of the pipeline, its card, figures and pictures; no checkpoints and no logs. The weights are
+checked first, and the card names the repository. Exit status: 0 done, 2 a setting or the folder must be
+changed, 5 the Hub refused or cannot be reached.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from config import OneLineErrors
+from errors import ConfigError, RunError, UploadError, say_error
+
+
+def publish(
+    folder: Path,
+    repo_id: str | None = None,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    branch: str | None = None,
+    tag: str | None = None,
+    with_report: bool = True,
+) -> str:
+    """Check the pipeline of a folder, write its card, upload both, and return the address.
+
+    Arguments as in `hub.push_folder`; without repo_id the repository has the folder's name.
+
+    Raises:
+        ConfigError: no pipeline in the folder, or a damaged one.
+        UploadError: the Hub refused or cannot be reached.
+    """
+    # Not before the flags are checked: torch takes seconds to load.
+    from card import write_card
+    from ddpm_from_scratch import DDPMFromScratchPipeline
+    from ddpm_from_scratch.hub import PushError, prepare_repository, push_folder
+    from ddpm_from_scratch.safe_loading import variants
+
+    if not (folder / "model_index.json").is_file():
+        raise ConfigError(f"{str(folder)!r} holds no pipeline (model_index.json): give the folder of a run.")
+    try:
+        for variant in variants(folder) or [None]:
+            DDPMFromScratchPipeline.from_pretrained(folder, variant=variant)
+        full_id = prepare_repository(repo_id or folder.resolve().name, private=private, token=token)
+        if with_report and (folder / "results.json").is_file():
+            write_card(folder, full_id)
+        return push_folder(
+            folder,
+            full_id,
+            private=private,
+            token=token,
+            branch=branch,
+            tag=tag,
+            with_report=with_report,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except PushError as error:
+        raise UploadError(str(error)) from error
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = OneLineErrors(
+        prog="publish.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="folder with a pipeline, such as the --output_dir of a run")
+    parser.add_argument("--repo_id", help="user/name, or name for the token's user; else the folder's name")
+    parser.add_argument("--private", action="store_true", help="create the repository private")
+    parser.add_argument("--branch", help="branch to commit to, created if missing; else main")
+    parser.add_argument("--tag", help="tag for the commit; one of that name is moved")
+    parser.add_argument("--token", help="token of the Hub; better stored with 'hf auth login'")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Publish, and return the exit status; any but 0 comes with one line on what to do."""
+    args = make_parser().parse_args(argv)
+    try:
+        print(
+            "pushed to",
+            publish(
+                Path(args.folder),
+                args.repo_id,
+                private=args.private,
+                token=args.token,
+                branch=args.branch,
+                tag=args.tag,
+            ),
+        )
+    except RunError as error:
+        say_error("publish.py", error)
+        return error.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
