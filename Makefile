@@ -5,13 +5,21 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test lint format install clean
+.PHONY: train test test-oldest lint format install clean
 
 train: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(CORES) training/train.py --config training/configs/digits.yaml --overwrite_output_dir
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# With the oldest diffusers and huggingface_hub that pyproject.toml allows.
+test-oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	grep -vE '^(diffusers|huggingface_hub|httpx2|httpcore2)==' constraints.txt > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt torch
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e '.[train]' diffusers==0.42.0 huggingface_hub==1.32.0 pytest hypothesis
+	.venv-oldest/bin/python -m pytest tests/test_layouts.py tests/test_code_file.py tests/test_loading.py tests/test_safe_loading.py tests/test_push.py tests/test_space.py tests/test_pipeline.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
