@@ -4,6 +4,8 @@ import json
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -354,6 +356,20 @@ def test_revision_offline_and_what_is_not_there(pull, loopback_hub, tmp_path):
     assert "LocalEntryNotFoundError" in pull(local_files_only=True)
     del loopback_hub.repositories["me/tiny"]
     assert "RepositoryNotFoundError" in pull(token=READ_ONLY_TOKEN)
+
+
+def test_a_fresh_home_pulls_and_goes_on_without_the_network(pull, loopback_hub, tmp_path):
+    """In processes of their own, because huggingface_hub reads both variables when it is imported."""
+    code = "from ddpm_from_scratch import *; DDPMFromScratchPipeline.from_pretrained('me/tiny')"
+    code += "; from diffusers import DiffusionPipeline; DiffusionPipeline.from_pretrained('me/tiny')"
+    for offline in ("0", "1"):
+        environment = loopback_hub.environment | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": offline}
+        before = len(loopback_hub.requests)
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        asked = [each for each in loopback_hub.requests[before:] if "me/tiny" in each]
+        assert bool(asked) is (offline == "0")
 
 
 def test_private_repositories_need_a_token(pull, loopback_hub):
