@@ -218,11 +218,12 @@ except ValueError as error:
 @pytest.mark.parametrize("case", [case for case in SPOILED if case.endswith("without end")])
 def test_absurd_sizes_are_refused_before_memory_is_taken(saved, run_here, case):
     """With 256 MiB to spare, whoever allocates first dies of MemoryError."""
-    name, spoil, file, _ = SPOILED[case]
+    name, spoil, file, text = SPOILED[case]
     folder = saved(name)
     spoil(folder)
     done = run_here("-c", LIMITED, folder)
     assert done.returncode == 0 and file in done.stdout, done.stderr
+    assert text in done.stdout, "refused by whoever failed to allocate"
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY  # here it was not set
 
 
