@@ -215,6 +215,33 @@ class NonFinite:
 
 
 @dataclass
+class NetworksAtTheEnd:
+    """Count the networks that still hold the process group when it is destroyed.
+
+    Args:
+        report: file that gets the number, a line for each process.
+    """
+
+    report: str
+
+    def __call__(self) -> None:
+        """Install."""
+        import gc
+
+        import torch
+
+        original = torch.distributed.destroy_process_group
+
+        def destroy(*args: Any) -> None:
+            alive = sum(type(item).__name__ == "DistributedDataParallel" for item in gc.get_objects())
+            with open(self.report, "a") as file:
+                file.write(f"{alive}\n")
+            original(*args)
+
+        torch.distributed.destroy_process_group = destroy
+
+
+@dataclass
 class ShardOnCpu:
     """Run under FSDP2 on CPUs.
 

@@ -5,11 +5,14 @@ in ten seconds, and is otherwise what `python training/train.py` is: it has its 
 several of them make a distributed run.
 """
 
+import contextlib
+import faulthandler
 import functools
 import hashlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import random
 import shutil
 import signal
 import socket
@@ -89,12 +92,18 @@ class Run:
                 os.kill(process.pid, number)
 
     def wait(self, timeout: float = 300) -> Finished:
-        """Wait for the end of all processes; kill them, and raise TimeoutError, if it takes too long."""
+        """Wait for the end of all processes; kill them, and raise TimeoutError, if it takes too long.
+
+        The error has each process's exit status, and where those were that had not ended.
+        """
         deadline = time.monotonic() + timeout
         for process in self.processes:
             process.join(max(0.0, deadline - time.monotonic()))
         late = [process.pid for process in self.processes if process.is_alive()]
         if late:
+            codes = {process.pid: process.exitcode for process in self.processes}
+            self.send(signal.SIGUSR2)  # see _run: it writes where it is
+            time.sleep(1)
             self.send(signal.SIGKILL)
         stdout, stderr = (
             "".join(
@@ -106,7 +115,7 @@ class Run:
         )
         shutil.rmtree(self._folder)
         if late:
-            raise TimeoutError(f"processes {late} ran longer than {timeout} s:\n{stderr[-2000:]}")
+            raise TimeoutError(f"longer than {timeout} s; exit statuses {codes}:\n{stderr[-6000:]}")
         codes = [process.exitcode for process in self.processes]
         return Finished(
             next((code for code in codes if code), 0), stdout, stderr, time.monotonic() - self.began
@@ -134,9 +143,12 @@ def _context() -> Any:
 
 
 def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+    """Return a port below those from which a system takes the ports of connections."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as server, contextlib.suppress(OSError):
+            server.bind(("127.0.0.1", port))
+            return port
 
 
 def _run(argv: list[str], env: dict[str, str], output: str, faults: list[Callable[[], None]]) -> None:
@@ -149,6 +161,8 @@ def _run(argv: list[str], env: dict[str, str], output: str, faults: list[Callabl
         file = os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
     sys.stdin, sys.stdout, sys.stderr = open(os.devnull), os.fdopen(1, "w"), os.fdopen(2, "w")  # noqa: SIM115
+    faulthandler.enable(sys.stderr)
+    faulthandler.register(signal.SIGUSR2, sys.stderr)
     sys.argv = [str(TRAINING / "train.py"), *argv]
     torch.set_num_threads(1)
     for fault in faults:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from checkpoint import save_checkpoint
 from conftest import ROOT, run_training
 from ddpm_from_scratch import DDPMFromScratchPipeline
+from faults import NetworksAtTheEnd
 from runs import TINY, Run
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -175,6 +176,12 @@ def test_two_processes_train_and_agree_with_themselves(tmp_path):
     assert results["training"]["samples_seen"] == 4 * 16 * 2
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     assert [row["lr"] for row in log_rows(tmp_path / "a")][:2] == pytest.approx([5e-5, 1e-4])
+
+
+def test_no_network_outlives_the_process_group(tmp_path):
+    """Or it joins a thread that may be waiting for the GIL: one run of some 300 then never ended."""
+    run_training(tmp_path / "run", processes=2, faults=[NetworksAtTheEnd(str(tmp_path / "alive"))])
+    assert (tmp_path / "alive").read_text().split() == ["0", "0"]
 
 
 def test_accelerate_launch_trains_in_one_process(tmp_path):

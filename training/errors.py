@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def warn(message: str) -> None:
@@ -45,6 +47,25 @@ class UploadError(RunError):
     """The Hub refused, or cannot be reached; the message says what to do. What was trained is saved."""
 
     status = 5
+
+
+@contextmanager
+def hub_errors(name: str = "", upload: str = "") -> Iterator[None]:
+    """Make what the package raises about an upload an end of the run: a wrong value, or the Hub's refusal.
+
+    Args:
+        name: what to say before the message of a wrong value.
+        upload: what to say before that of an upload that failed.
+    """
+    # Not before the flags are checked: torch takes seconds to load.
+    from ddpm_from_scratch.hub import PushError
+
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{name}{error}") from error
+    except PushError as error:
+        raise UploadError(f"{upload}{error}") from error
 
 
 class Stopped(RunError):

@@ -14,9 +14,9 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 import checkpoint
 from config import TrainingConfig
 from data import TrainingData, load_training_data
-from ddpm_from_scratch.hub import PushError, prepare_repository
+from ddpm_from_scratch.hub import prepare_repository
 from ddpm_from_scratch.models import MODEL_CONFIGS, load_model_config, model_config
-from errors import ConfigError, UploadError
+from errors import ConfigError, hub_errors
 from log import METRICS_FILE
 from privacy import without_folders
 from sharding import check_launch
@@ -125,12 +125,8 @@ def check_hub(config: TrainingConfig) -> str:
     repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
     if int(os.environ.get("RANK", 0)) != 0:
         return repo_id
-    try:
+    with hub_errors("--hub_model_id: ", "--push_to_hub: "):
         return prepare_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
-    except PushError as error:
-        raise UploadError(f"--push_to_hub: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"--hub_model_id: {error}") from error
 
 
 def clear_earlier_run(folder: Path, config: TrainingConfig) -> None:

@@ -6,11 +6,12 @@ changed, 5 the Hub refused or cannot be reached.
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
 from config import OneLineErrors
-from errors import ConfigError, RunError, UploadError, say_error
+from errors import ConfigError, RunError, hub_errors, say_error
 
 
 def publish(
@@ -34,30 +35,25 @@ def publish(
     # Not before the flags are checked: torch takes seconds to load.
     from card import write_card
     from ddpm_from_scratch import DDPMFromScratchPipeline
-    from ddpm_from_scratch.hub import PushError, prepare_repository, push_folder
+    from ddpm_from_scratch.hub import push_folder
     from ddpm_from_scratch.safe_loading import variants
 
     if not (folder / "model_index.json").is_file():
         raise ConfigError(f"{str(folder)!r} holds no pipeline (model_index.json): give the folder of a run.")
-    try:
+    has_report = with_report and (folder / "results.json").is_file()
+    with hub_errors():
         for variant in variants(folder) or [None]:
             DDPMFromScratchPipeline.from_pretrained(folder, variant=variant)
-        full_id = prepare_repository(repo_id or folder.resolve().name, private=private, token=token)
-        if with_report and (folder / "results.json").is_file():
-            write_card(folder, full_id)
         return push_folder(
             folder,
-            full_id,
+            repo_id or folder.resolve().name,
             private=private,
             token=token,
             branch=branch,
             tag=tag,
             with_report=with_report,
+            before_upload=functools.partial(write_card, folder) if has_report else None,
         )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    except PushError as error:
-        raise UploadError(str(error)) from error
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -93,6 +93,10 @@ def train(config: TrainingConfig) -> None:
         print(f"saved to {output_dir}")
     # Together, because a process that leaves while others still talk may never get out.
     accelerator.wait_for_everyone()
+    # The network goes before the process group. Were DistributedDataParallel the last to hold the group, it
+    # would join the group's thread while it has the GIL, which that thread may be waiting for.
+    del trainer
+    accelerator.free_memory()
     accelerator.end_training()
     if is_main and config.push_to_hub:
         try:

@@ -95,6 +95,7 @@ def push_folder(
     tag: str | None = None,
     create_pr: bool = False,
     with_report: bool = True,
+    before_upload: Callable[[str], object] | None = None,
 ) -> str:
     """Upload a saved pipeline to the Hub in one commit and return its address.
 
@@ -113,6 +114,7 @@ def push_folder(
         tag: to give the commit; one of that name is moved.
         create_pr: commit to a new pull request.
         with_report: also upload the card, figures and pictures that the folder has.
+        before_upload: called with the repository's full id, "user/name", before the files are read.
 
     Raises:
         ValueError: the folder holds no pipeline, a file to upload holds the token, or no branch or tag may
@@ -127,6 +129,8 @@ def push_folder(
             raise ValueError(f"{name!r} can be no branch or tag: use letters, digits, '.', '-', '_' and '/'.")
     token = token or get_token()
     repo_id = prepare_repository(repo_id, private=private, token=token)
+    if before_upload is not None:
+        before_upload(repo_id)
     api = HfApi(token=token)
     patterns = [*PIPELINE_FILES, *(REPORT_FILES if with_report else [])]
     if branch is not None:

@@ -13,6 +13,7 @@ In both, pipeline.py is the whole pipeline as one file (see code_file.py).
 import importlib
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,9 @@ def _forget_where_it_came_from(path: Path) -> None:
 def _drop_earlier_weights(folder: Path) -> None:
     """Drop what an earlier save with another shard size left: diffusers leaves the index of old shards."""
     for index in folder.glob("*.safetensors.index*.json"):
-        stem, variant = (
-            index.name.split(".safetensors.index")[0],
-            index.name.split(".index")[1][: -len(".json")],
-        )
         shards = {folder / name for name in _read(index)["weight_map"].values()}
-        single = folder / f"{stem}{variant}.safetensors"
+        # name.safetensors.index.variant.json -> name.variant.safetensors
+        single = folder / re.sub(r"\.safetensors\.index(.*)\.json$", r"\1.safetensors", index.name)
         if not all(shard.is_file() for shard in shards):
             index.unlink()
         elif single.is_file():
