@@ -70,10 +70,15 @@ def test_grid_places_images_row_by_row():
 def test_charts_are_written(tmp_path):
     plots.loss_curve(range(100), np.linspace(1, 0.1, 100), tmp_path / "loss.png")
     plots.point_cloud(np.zeros((5, 2)), tmp_path / "points.png", np.ones((5, 2)))
-    for name in ("loss.png", "points.png"):
+    terms = torch.tensor([0.2, float("nan"), 0.01])
+    plots.bound_chart(torch.arange(3), {"fixed": terms, "learned": terms - 0.1}, tmp_path / "bound.png")
+    plots.bound_chart(torch.arange(3), {"fixed": terms}, tmp_path / "positive.png")
+    for name in ("loss.png", "points.png", "bound.png", "positive.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.size[0] > 300
     with pytest.raises(ValueError, match="points have shape"):
         plots.point_cloud(np.zeros((5, 3)), tmp_path / "x.png")
+    with pytest.raises(ValueError, match="got 0 lines"):
+        plots.bound_chart(torch.arange(3), {}, tmp_path / "x.png")
     with pytest.raises(ValueError, match="one loss for each step"):
         plots.loss_curve([1], [], tmp_path / "x.png")

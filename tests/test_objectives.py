@@ -10,7 +10,7 @@ from ddpm_from_scratch import DDPMFromScratchScheduler, objectives
 from ddpm_from_scratch import timestep_samplers as samplers
 from ddpm_from_scratch import variational_bound as bound
 from ddpm_from_scratch.diffusion import PREDICTION_TYPES, broadcast_to_sample, scales, to_original
-from ddpm_from_scratch.toy_data import GaussianDenoiser
+from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser
 
 
 class Linear(torch.nn.Module):
@@ -45,8 +45,8 @@ def test_min_snr_of_epsilon_is_finite_without_signal():
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_exact_network_has_the_smallest_loss(prediction_type, generator):
     scheduler = DDPMFromScratchScheduler(prediction_type=prediction_type)
-    exact = GaussianDenoiser(
-        [0.0, 0.0], [[0.5, 0.2], [0.2, 0.5]], scheduler.alphas_cumprod.tolist(), prediction_type
+    exact = GaussianMixtureDenoiser(
+        [[0.0, 0.0]], [[0.5, 0.2], [0.2, 0.5]], scheduler.alphas_cumprod.tolist(), prediction_type
     )
     factor = torch.linalg.cholesky(torch.tensor([[0.5, 0.2], [0.2, 0.5]]))
     x0 = torch.randn(20_000, 2, generator=generator) @ factor.T

@@ -16,7 +16,7 @@ from PIL import Image
 from conftest import seeded
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
 from ddpm_from_scratch.diffusion import PREDICTION_TYPES
-from ddpm_from_scratch.toy_data import GaussianDenoiser
+from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser
 
 SHORT = {"num_train_timesteps": 20, "beta_schedule": "squaredcos_cap_v2"}
 
@@ -67,8 +67,8 @@ def test_any_scheduler_gives_the_data_distribution(scheduler):
         {"clip_sample": False} if "DD" in scheduler.__name__ else {}
     )
     swapped = scheduler(**config)
-    model = GaussianDenoiser(
-        [0.2] * 4,
+    model = GaussianMixtureDenoiser(
+        [[0.2] * 4],
         np.diag([0.25] * 4).tolist(),
         DDPMScheduler().alphas_cumprod.tolist(),
         sample_shape=(1, 2, 2),
@@ -127,18 +127,18 @@ def test_class_labels_reach_the_network():
         make_pipeline()(class_labels=1)
 
 
-class ClassGaussians(GaussianDenoiser):
+class ClassGaussians(GaussianMixtureDenoiser):
     """The exact network for Gaussian classes of one covariance; the last mean belongs to the null label."""
 
     def __init__(self, means, covariance, alphas_cumprod, prediction_type):
-        super().__init__(means[0], covariance, alphas_cumprod, prediction_type)
+        super().__init__(means[:1], covariance, alphas_cumprod, prediction_type)
         self.register_to_config(num_class_embeds=len(means))
         self.means = torch.tensor(means, dtype=torch.float64)
         self.batch_sizes = []
 
     def forward(self, sample, timestep, class_labels):
         self.batch_sizes.append(len(sample))
-        self.data_mean = self.means[class_labels]
+        self.centre = self.means[class_labels]
         return super().forward(sample, timestep)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler
 from ddpm_from_scratch.diffusion import PREDICTION_TYPES, posterior
-from ddpm_from_scratch.toy_data import GaussianDenoiser
+from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser
 
 MEAN = [0.5, -1.0]
 COVARIANCE = [[0.6, 0.3], [0.3, 0.4]]
@@ -16,7 +16,7 @@ EYE = torch.eye(2, dtype=torch.float64)
 
 def exact_pipeline(prediction_type="epsilon", **config):
     scheduler = DDPMFromScratchScheduler(prediction_type=prediction_type, clip_sample=False, **config)
-    model = GaussianDenoiser(MEAN, COVARIANCE, scheduler.alphas_cumprod.tolist(), prediction_type)
+    model = GaussianMixtureDenoiser([MEAN], COVARIANCE, scheduler.alphas_cumprod.tolist(), prediction_type)
     pipeline = DDPMFromScratchPipeline(model, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -18,7 +18,7 @@ from transformers.hf_argparser import HfArgumentParser
 from errors import ConfigError
 
 # The names of toy_data.POINT_DATASETS: a wrong flag is answered before torch is imported.
-POINT_DATASETS = ("swiss_roll",)
+POINT_DATASETS = ("swiss_roll", "spiral", "two_moons", "checkerboard", "eight_gaussians", "pinwheel")
 BUILT_IN_DATASETS = ("digits", *POINT_DATASETS)
 
 # What may differ when a run is resumed.

@@ -13,7 +13,6 @@ import torch
 from . import checks
 from .diffusion import (
     add_noise,
-    broadcast_to_sample,
     check_prediction_type,
     learned_log_variance,
     scales,
@@ -21,7 +20,7 @@ from .diffusion import (
     training_target,
 )
 from .noise_schedules import snr
-from .reverse_chain import LEARNED_VARIANCE_TYPES
+from .predictions import alpha_prod_at, predict
 from .variational_bound import bound_coefficients, bound_terms
 
 LOSS_WEIGHTINGS = ("none", "min_snr")
@@ -136,18 +135,14 @@ def denoising_losses(
     if loss_weighting not in LOSS_WEIGHTINGS:
         raise ValueError(f"loss_weighting is {loss_weighting!r}, but must be one of {LOSS_WEIGHTINGS}.")
     prediction_type = scheduler.config.prediction_type
-    alpha_prod_t = scheduler.alphas_cumprod.to(original_samples.device)[timesteps]
-    if original_samples.dtype == torch.float64:
-        alpha_prod_t = alpha_prod_t.double()
-    at_t = scales(broadcast_to_sample(alpha_prod_t, original_samples))
+    alpha_prod_t = alpha_prod_at(scheduler, timesteps, original_samples)
+    at_t = scales(alpha_prod_t)
     noisy_samples = add_noise(original_samples, noise, at_t)
-    labels = {} if class_labels is None else {"class_labels": class_labels}
-    model_output = model(noisy_samples, timesteps, **labels).sample
     target = training_target(original_samples, noise, at_t, prediction_type)
-    prediction, variance_values = _split_variance(model_output.to(noisy_samples.dtype), target, scheduler)
+    prediction, variance_values = predict(model, scheduler, noisy_samples, timesteps, class_labels)
     losses = (prediction - target).square().flatten(1).mean(1)
     if loss_weighting == "min_snr":
-        losses = losses * min_snr_weights(alpha_prod_t, prediction_type, snr_gamma)
+        losses = losses * min_snr_weights(alpha_prod_t.flatten(), prediction_type, snr_gamma)
     if variance_values is None:
         return losses
     vlb_weight = checks.real("vlb_weight", vlb_weight, 0)
@@ -158,29 +153,3 @@ def denoising_losses(
     estimate = to_original(prediction.detach(), noisy_samples, at_t, prediction_type)
     terms = bound_terms(original_samples, estimate, log_variance, timesteps, coefficients, data_levels)
     return losses + vlb_weight * len(scheduler.alphas_cumprod) * terms
-
-
-def _split_variance(
-    model_output: torch.Tensor, target: torch.Tensor, scheduler: Any
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the prediction and, for learned variances, the second half of the channels; check the shape."""
-    variance_type = getattr(scheduler.config, "variance_type", None)
-    learned = variance_type in LEARNED_VARIANCE_TYPES
-    batch_size, channels, *rest = target.shape if target.ndim > 1 else (*target.shape, 1)
-    expected = (batch_size, 2 * channels, *rest) if learned else tuple(target.shape)
-    if model_output.shape == expected:
-        if not learned:
-            return model_output, None
-        prediction, variance_values = model_output.split(channels, dim=1)
-        return prediction, variance_values
-    shapes = f"the model's output has shape {tuple(model_output.shape)} and the samples {tuple(target.shape)}"
-    if learned:
-        raise ValueError(
-            f"{shapes}, but variance_type {variance_type!r} needs {2 * channels} output channels: {channels} "
-            f"of the prediction and {channels} of the variance. Build the network with out_channels="
-            f"{2 * channels}, or choose a fixed variance_type."
-        )
-    raise ValueError(
-        f"{shapes}, but in_channels and out_channels of the network must be equal. For a network with twice "
-        "the channels, which also predicts a variance, set the scheduler's variance_type to 'learned_range'."
-    )

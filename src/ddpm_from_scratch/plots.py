@@ -139,3 +139,32 @@ def schedule_chart(alphas_cumprod: dict[str, torch.Tensor], path: str | Path) ->
             axes.set_ylim(bottom=lowest)
     panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def bound_chart(timesteps: torch.Tensor, terms: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Save a chart of the terms of the variational bound over the timestep as PNG, a line for each variance.
+
+    Args:
+        timesteps: rising, shape (S,); the axis is t + 1, the number of noising steps.
+        terms: what the variance is -> L_t in bits per dimension, shape (S,); nan is left out.
+        path: of the picture.
+
+    Raises:
+        ValueError: nothing to draw, or more than there are colours.
+    """
+    if not 0 < len(terms) <= len(COLOURS):
+        raise ValueError(f"got {len(terms)} lines, but 1 to {len(COLOURS)} can be told apart.")
+    figure, axes = _new_figure()
+    for (name, values), colour, style in zip(terms.items(), COLOURS, ("-", "--") * 4, strict=False):
+        known = torch.isfinite(values)
+        axes.plot(
+            timesteps[known] + 1, values[known], color=colour, linestyle=style, linewidth=1.4, label=name
+        )
+    axes.set_xscale("log")
+    # A density's decoder may be below zero.
+    least = min(float(values[torch.isfinite(values)].min()) for values in terms.values())
+    axes.set_yscale("log" if least > 0 else "symlog", **({} if least > 0 else {"linthresh": 1e-4}))
+    axes.set_xlabel("timestep t + 1")
+    axes.set_ylabel("term of the bound (bits/dim)")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,531 @@
+"""The likelihood of data under a model: the variational bound, and the density of the probability flow.
+
+Both take the network and the scheduler that sample, this package's or diffusers' own, and say how probable
+held-out data are: in bits per dimension for images with levels, in nats for continuous data.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from . import checks
+from .diffusion import add_noise, gaussian_kl, gaussian_log_likelihood, learned_log_variance, scales
+from .predictions import alpha_prod_at, estimate_original, predict
+from .reverse_chain import VARIANCE_TYPES
+from .score import falling_timesteps, flow_angles, integrate_flow, model_velocity
+from .variational_bound import BoundCoefficients, bound_coefficients, bound_terms, check_data_levels
+
+ANALYTIC = "analytic"
+DIVERGENCES = ("exact", "hutchinson")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """How improbable samples are, and how well that is known.
+
+    Args:
+        nats_per_sample: -log p(x_0) of each sample, or a bound from above, float64, shape (N,).
+        num_dimensions: D, how many numbers a sample has.
+        num_evaluations: of the network, for each sample.
+        data_levels: how many values a number of the data can have; None for a density.
+    """
+
+    nats_per_sample: torch.Tensor
+    num_dimensions: int
+    num_evaluations: int
+    data_levels: int | None
+
+    @property
+    def nats(self) -> float:
+        """The mean over the samples, in nats."""
+        return float(self.nats_per_sample.mean())
+
+    @property
+    def bits_per_dim(self) -> float:
+        """The mean over the samples, in bits per dimension: nats / (D log 2)."""
+        return self.nats / (self.num_dimensions * math.log(2))
+
+    @property
+    def standard_error(self) -> float:
+        """Of `bits_per_dim`, from the spread of the samples and of what is drawn for each; nan for one."""
+        count = len(self.nats_per_sample)
+        spread = float(self.nats_per_sample.std()) / count**0.5 if count > 1 else math.nan
+        return spread / (self.num_dimensions * math.log(2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariationalBound(Likelihood):
+    """What `variational_bound` returns: -log p(x_0) is at most this.
+
+    Args:
+        timesteps: those that the chain visits, rising, shape (S,).
+        terms: L_t in bits per dimension, mean over samples, float64, shape (S,); nan where none was drawn.
+            The first is of the decoder p(x_0 | x_t).
+        counts: how many samples each term is the mean of, shape (S,).
+        prior: KL(q(x_T | x_0) || N(0, I)), likewise.
+        variance_type: of p(x_{t-1} | x_t): one of `VARIANCE_TYPES`, or "analytic".
+    """
+
+    timesteps: torch.Tensor
+    terms: torch.Tensor
+    counts: torch.Tensor
+    prior: float
+    variance_type: str
+
+    @property
+    def decoder(self) -> float:
+        """The term of the decoder, in bits per dimension."""
+        return float(self.terms[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowLikelihood(Likelihood):
+    """What `flow_likelihood` returns.
+
+    Args:
+        divergence: "exact" or "hutchinson".
+        noise_std: the density is that of x_0 with so much noise: sqrt(1 / alpha_bar - 1) at the first
+            timestep.
+    """
+
+    divergence: str
+    noise_std: float
+
+    @property
+    def dequantization(self) -> str:
+        """How levels became a density: "none" if there were none, or "uniform" noise within their bins."""
+        return "none" if self.data_levels is None else "uniform"
+
+
+class _Noised(NamedTuple):
+    """A batch of pairs of a sample and a timestep, noised and denoised; the first three have shape (B,)."""
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    timesteps: torch.Tensor
+    original: torch.Tensor
+    noisy: torch.Tensor
+    estimate: torch.Tensor
+    variance_values: torch.Tensor | None
+
+
+def _noised(
+    model: Callable[..., Any],
+    scheduler: Any,
+    original_samples: torch.Tensor,
+    visited: torch.Tensor,
+    drawn: torch.Tensor | None,
+    class_labels: torch.Tensor | None,
+    batch_size: int,
+    generator: torch.Generator | None,
+    on_batch: Callable[[int], object] | None,
+) -> Iterator[_Noised]:
+    """Yield every sample at every visited timestep, in batches of mixed timesteps.
+
+    `visited` are timesteps, shape (S,); `drawn` are places in them for each sample, shape (N, k), if not all.
+    """
+    num_samples = len(original_samples)
+    total = num_samples * (len(visited) if drawn is None else drawn.shape[1])
+    for start in range(0, total, batch_size):
+        pair = torch.arange(start, min(start + batch_size, total), device=original_samples.device)
+        rows, columns = pair % num_samples, pair // num_samples
+        columns = columns if drawn is None else drawn[rows, columns]
+        original, timesteps = original_samples[rows], visited[columns]
+        noise = randn_tensor(original.shape, generator, original.device, original.dtype)
+        at_t = scales(alpha_prod_at(scheduler, timesteps, original))
+        noisy = add_noise(original, noise, at_t)
+        labels = None if class_labels is None else class_labels[rows]
+        prediction, variance_values = predict(model, scheduler, noisy, timesteps, labels)
+        estimate = estimate_original(prediction, noisy, at_t, scheduler)
+        yield _Noised(rows, columns, timesteps, original, noisy, estimate, variance_values)
+        if on_batch is not None:
+            on_batch(len(pair))
+
+
+def _visited(scheduler: Any, timesteps: Sequence[int] | torch.Tensor | None) -> torch.Tensor:
+    """Return the timesteps of a chain, rising, shape (S,); all if none are given."""
+    count = len(scheduler.alphas_cumprod)
+    chosen = range(count) if timesteps is None else sorted((int(t) for t in timesteps), reverse=True)
+    falling = falling_timesteps(chosen[::-1] if timesteps is None else chosen, count)
+    return torch.tensor(falling[::-1])
+
+
+def variational_bound(
+    model: Callable[..., Any],
+    scheduler: Any,
+    original_samples: torch.Tensor,
+    *,
+    timesteps: Sequence[int] | torch.Tensor | None = None,
+    variance_type: str | None = None,
+    residuals: torch.Tensor | None = None,
+    num_monte_carlo: int | None = None,
+    data_levels: int | None = 256,
+    class_labels: torch.Tensor | None = None,
+    batch_size: int = 1024,
+    generator: torch.Generator | None = None,
+    on_batch: Callable[[int], object] | None = None,
+) -> VariationalBound:
+    """Return the variational bound on -log p(x_0), with every term of it.
+
+    -log p(x_0) <= KL(q(x_T | x_0) || N(0, I)) + sum_t L_t     (Ho et al. 2020, arXiv:2006.11239, eq. 5)
+
+    with the terms of variational_bound.py, each at one draw of x_t for each sample. It is the bound of the
+    chain that samples through these timesteps: the estimate of x_0 is clipped if the scheduler clips it.
+
+    Analytic variances are the best that do not depend on x_t, from the residuals E|x_0 - x_0_hat|^2 / D:
+
+    variance = posterior variance + (coefficient of x_0 in the posterior mean)^2 residual
+                                                              (Bao et al. 2022, arXiv:2201.06503, theorem 1)
+
+    Args:
+        model: the network, in evaluation mode.
+        scheduler: gives alphas_cumprod and the configuration.
+        original_samples: x_0, shape (N, ...), on the model's device.
+        timesteps: those that the chain visits, in any order; all T if not given.
+        variance_type: one of `VARIANCE_TYPES` or "analytic"; if not given, "analytic" with residuals and the
+            scheduler's without.
+        residuals: for analytic variances: of other data than these, at the same timesteps in rising order,
+            shape (S,); see `residual_curve`.
+        num_monte_carlo: draw so many of the timesteps for each sample, uniformly, in place of all of them;
+            the bound stays unbiased.
+        data_levels: 256 for 8-bit images at -1 + 2 k / 255, whose bound is on a probability and above 0; None
+            for continuous data, whose bound is on a density.
+        class_labels: of the samples, shape (N,).
+        batch_size: evaluations of the network at a time.
+        generator: source of the noise and of the timesteps.
+        on_batch: called after each batch with the number of evaluations.
+
+    Raises:
+        TypeError, ValueError: samples, timesteps, levels or residuals that do not fit.
+        FloatingPointError: a bound that is not finite.
+    """
+    own = ANALYTIC if residuals is not None else getattr(scheduler.config, "variance_type", "fixed_small")
+    kind = variance_type or own
+    bounds = variational_bounds(
+        model,
+        scheduler,
+        original_samples,
+        (kind,),
+        timesteps=timesteps,
+        residuals=residuals,
+        num_monte_carlo=num_monte_carlo,
+        data_levels=data_levels,
+        class_labels=class_labels,
+        batch_size=batch_size,
+        generator=generator,
+        on_batch=on_batch,
+    )
+    return bounds[kind]
+
+
+@torch.no_grad()
+def variational_bounds(
+    model: Callable[..., Any],
+    scheduler: Any,
+    original_samples: torch.Tensor,
+    variance_types: Sequence[str],
+    *,
+    timesteps: Sequence[int] | torch.Tensor | None = None,
+    residuals: torch.Tensor | None = None,
+    num_monte_carlo: int | None = None,
+    data_levels: int | None = 256,
+    class_labels: torch.Tensor | None = None,
+    batch_size: int = 1024,
+    generator: torch.Generator | None = None,
+    on_batch: Callable[[int], object] | None = None,
+) -> dict[str, VariationalBound]:
+    """Return the bounds with several kinds of variance, from the same evaluations of the network.
+
+    Their noise is the same, so their differences are known better than they are themselves. Arguments and
+    errors as in `variational_bound`.
+    """
+    checks.samples("original_samples", original_samples)
+    check_data_levels(original_samples, data_levels)
+    device = original_samples.device
+    visited = _visited(scheduler, timesteps).to(device)
+    table = scheduler.alphas_cumprod.cpu()[visited.cpu()]
+    for kind in variance_types:
+        checks.choice("variance_type", kind, (*VARIANCE_TYPES, ANALYTIC))
+    if (residuals is not None) != (ANALYTIC in variance_types):
+        raise ValueError(
+            f"residuals are {'not ' if residuals is None else ''}given and variance_type is "
+            f"{', '.join(map(repr, variance_types))}: {ANALYTIC!r} needs them (see residual_curve), and no "
+            "other takes them."
+        )
+    if residuals is not None:
+        residuals = _check_residuals(residuals, visited)
+    drawn = None
+    if num_monte_carlo is not None:
+        shape = (len(original_samples), checks.integer("num_monte_carlo", num_monte_carlo, 1))
+        drawn = torch.randint(len(visited), shape, generator=generator).to(device)
+    sums, totals = (
+        {kind: torch.zeros(size, dtype=torch.float64, device=device) for kind in variance_types}
+        for size in (len(visited), len(original_samples))
+    )
+    counts = torch.zeros(len(visited), dtype=torch.float64, device=device)
+    for batch in _noised(
+        model, scheduler, original_samples, visited, drawn, class_labels, batch_size, generator, on_batch
+    ):
+        coefficients = bound_coefficients(table, batch.columns, batch.noisy)
+        counts.index_add_(0, batch.columns, torch.ones_like(counts[batch.columns]))
+        for kind in variance_types:
+            log_variance = _log_variance(kind, batch, coefficients, residuals)
+            terms = bound_terms(
+                batch.original, batch.estimate, log_variance, batch.columns, coefficients, data_levels
+            ).double()
+            sums[kind].index_add_(0, batch.columns, terms)
+            totals[kind].index_add_(0, batch.rows, terms)
+    weight = 1 if drawn is None else len(visited) / drawn.shape[1]
+    prior = _prior_terms(original_samples, table[-1])
+    num_dimensions = original_samples[0].numel()
+    bounds = {}
+    for kind in variance_types:
+        nats = (weight * totals[kind] + prior) * num_dimensions * math.log(2)
+        if not bool(torch.isfinite(nats).all()):
+            raise FloatingPointError(
+                f"the bound with variance_type {kind!r} is not finite: the network's output is not, or a "
+                "variance is so small that the distance from the estimate is infinite."
+            )
+        bounds[kind] = VariationalBound(
+            nats_per_sample=nats.cpu(),
+            num_dimensions=num_dimensions,
+            num_evaluations=len(visited) if drawn is None else drawn.shape[1],
+            timesteps=visited.cpu(),
+            terms=(sums[kind] / counts).cpu(),
+            counts=counts.cpu(),
+            prior=float(prior.mean()),
+            variance_type=kind,
+            data_levels=data_levels,
+        )
+    return bounds
+
+
+def merged(bounds: Sequence[VariationalBound]) -> VariationalBound:
+    """Return the bound of all samples together, from those of parts of them with the same settings."""
+    first = bounds[0]
+    counts = torch.stack([bound.counts for bound in bounds])
+    sums = torch.stack([bound.terms.nan_to_num() * bound.counts for bound in bounds])
+    sizes = [len(bound.nats_per_sample) for bound in bounds]
+    return replace(
+        first,
+        nats_per_sample=torch.cat([bound.nats_per_sample for bound in bounds]),
+        terms=sums.sum(0) / counts.sum(0),
+        counts=counts.sum(0),
+        prior=sum(bound.prior * size for bound, size in zip(bounds, sizes, strict=True)) / sum(sizes),
+    )
+
+
+def _check_residuals(residuals: torch.Tensor, visited: torch.Tensor) -> torch.Tensor:
+    if residuals.shape != visited.shape or not bool((residuals > 0).all()):
+        raise ValueError(
+            f"residuals have shape {tuple(residuals.shape)}, but must be positive numbers, one for each of "
+            f"the {len(visited)} timesteps: call residual_curve with the same timesteps."
+        )
+    return residuals.to(visited.device)
+
+
+def _log_variance(
+    kind: str, batch: _Noised, coefficients: BoundCoefficients, residuals: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the logarithm of the variance of p(x_{t-1} | x_t), broadcastable to the samples."""
+    if kind == ANALYTIC:
+        assert residuals is not None
+        at_t = residuals[batch.columns].to(batch.noisy.dtype).reshape(coefficients.smallest.shape)
+        to_prev = coefficients.posterior
+        return torch.log(to_prev.variance + to_prev.original**2 * at_t)
+    if kind in ("learned", "learned_range"):
+        if batch.variance_values is None:
+            raise ValueError(
+                f"variance_type is {kind!r}, but the scheduler's is fixed and so is the network's output: "
+                "set the scheduler's variance_type, or leave it out here."
+            )
+        if kind == "learned":
+            return batch.variance_values
+        return learned_log_variance(batch.variance_values, coefficients.smallest, coefficients.largest)
+    if kind in ("fixed_large", "fixed_large_log"):
+        # Of the last step beta is too small: it decodes with the smallest, as the releases of both papers do.
+        first = (batch.columns == 0).reshape(coefficients.smallest.shape)
+        return torch.where(first, coefficients.smallest, coefficients.largest)
+    return coefficients.smallest
+
+
+def _prior_terms(original_samples: torch.Tensor, alpha_prod_t: torch.Tensor) -> torch.Tensor:
+    """Return KL(q(x_T | x_0) || N(0, I)) of each sample in bits per dimension, float64, shape (N,)."""
+    mean = float(alpha_prod_t.double()) ** 0.5 * original_samples.double()
+    nothing = torch.zeros((), dtype=torch.float64, device=mean.device)
+    log_variance = torch.log1p(-alpha_prod_t.double()).to(mean.device)
+    return gaussian_kl(mean, log_variance, nothing, nothing).flatten(1).mean(1) / math.log(2)
+
+
+@torch.no_grad()
+def residual_curve(
+    model: Callable[..., Any],
+    scheduler: Any,
+    original_samples: torch.Tensor,
+    *,
+    timesteps: Sequence[int] | torch.Tensor | None = None,
+    class_labels: torch.Tensor | None = None,
+    batch_size: int = 1024,
+    generator: torch.Generator | None = None,
+    on_batch: Callable[[int], object] | None = None,
+) -> torch.Tensor:
+    """Return E|x_0 - x_0_hat|^2 / D at each timestep, for analytic variances, float64, shape (S,).
+
+    It cannot exceed the variance of the data nor fall as noise grows, so it is clipped to the one, and what
+    falls by chance is replaced by its mean (isotonic regression). The published estimate of the same
+    variance, 1 - E|eps_hat|^2 / D, is a small difference of large numbers at large t.
+
+    Arguments as in `variational_bound`; the samples should be others than those whose likelihood is measured,
+    such as training data: then the bound holds for the latter.
+    """
+    checks.samples("original_samples", original_samples)
+    device = original_samples.device
+    visited = _visited(scheduler, timesteps).to(device)
+    sums = torch.zeros(len(visited), dtype=torch.float64, device=device)
+    for batch in _noised(
+        model, scheduler, original_samples, visited, None, class_labels, batch_size, generator, on_batch
+    ):
+        squares = (batch.original - batch.estimate).double().square().flatten(1).mean(1)
+        sums.index_add_(0, batch.columns, squares)
+    data_variance = float(original_samples.double().var(0, correction=0).mean())
+    curve = (sums / len(original_samples)).clamp(max=data_variance)
+    return torch.tensor(_isotonic(curve.tolist()), dtype=torch.float64)
+
+
+def _isotonic(values: list[float]) -> list[float]:
+    """Return the rising sequence with the least squared distance, by pooling adjacent violators."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        mean, count = value, 1
+        while blocks and blocks[-1][0] > mean:
+            before, size = blocks.pop()
+            mean, count = (before * size + mean * count) / (size + count), size + count
+        blocks.append((mean, count))
+    return [mean for mean, count in blocks for _ in range(count)]
+
+
+@torch.no_grad()
+def flow_likelihood(
+    model: Callable[..., Any],
+    scheduler: Any,
+    original_samples: torch.Tensor,
+    *,
+    timesteps: Sequence[int] | torch.Tensor | None = None,
+    divergence: str = "hutchinson",
+    num_probes: int = 1,
+    data_levels: int | None = None,
+    class_labels: torch.Tensor | None = None,
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+    on_batch: Callable[[int], object] | None = None,
+) -> FlowLikelihood:
+    """Return -log p(x_0) of the density that the probability-flow ODE gives to samples.
+
+    log p_t(x_t) = log N(x_T; 0, I) + integral of div v(x, phi) dphi from t to T
+                                                    (Song et al. 2021, arXiv:2011.13456, eq. 39; v and phi as
+                                                     in `score.probability_flow`)
+
+    It starts at the first timestep, t, with sqrt(alpha_bar_t) x_0, so the density is that of x_0 with noise
+    of standard deviation sqrt(1 / alpha_bar_t - 1); the noise itself is not added. The steps of Heun's method
+    have an error that falls with the square of their number.
+
+    The levels of images have no density: with `data_levels` each number is spread evenly over its bin, and
+    -log p - log(width of the bin) is a bound on the levels' -log P from above (Theis et al. 2016,
+    arXiv:1511.01844, sec. 3.1): no offset is to be added.
+
+    Args:
+        model: the network, in evaluation mode.
+        scheduler: gives alphas_cumprod and prediction_type.
+        original_samples: x_0, shape (N, ...), on the model's device.
+        timesteps: where to evaluate, in any order; all T if not given.
+        divergence: "exact", by D derivatives for each evaluation; or "hutchinson", the unbiased
+            z . grad(z . v) with random signs z, the same along a path.
+        num_probes: how many z of a sample; their mean is taken.
+        data_levels: 256 for 8-bit images; None for continuous data.
+        class_labels: of the samples, shape (N,).
+        batch_size: samples at a time.
+        generator: source of the probes and of the noise within bins.
+        on_batch: called after each batch with the number of samples.
+
+    Raises:
+        TypeError, ValueError: samples, timesteps, levels or a divergence that do not fit.
+        FloatingPointError: a likelihood that is not finite.
+    """
+    checks.samples("original_samples", original_samples)
+    checks.choice("divergence", divergence, DIVERGENCES)
+    check_data_levels(original_samples, data_levels)
+    num_probes = checks.integer("num_probes", num_probes, 1)
+    visited = _visited(scheduler, timesteps).tolist()
+    angles, first = flow_angles(scheduler.alphas_cumprod), scheduler.alphas_cumprod[visited[0]].double()
+    num_dimensions, results = original_samples[0].numel(), []
+    bin_width = None if data_levels is None else 2 / (data_levels - 1)
+    for rows in torch.arange(len(original_samples)).split(batch_size):
+        original = original_samples[rows]
+        if bin_width is not None:
+            spread = torch.rand(original.shape, generator=generator, dtype=original.dtype)
+            original = original + bin_width * (spread.to(original.device) - 0.5)
+        probes = (
+            [_signs(original, generator) for _ in range(num_probes)] if divergence == "hutchinson" else None
+        )
+        labels = None if class_labels is None else class_labels[rows]
+        velocity = model_velocity(model, scheduler, labels)
+        latents, integral = integrate_flow(
+            functools.partial(_velocity_and_divergence, velocity, probes),
+            float(first) ** 0.5 * original,
+            visited,
+            angles,
+        )
+        nothing = torch.zeros((), dtype=torch.float64, device=latents.device)
+        log_prior = gaussian_log_likelihood(latents.double(), nothing, nothing).flatten(1).sum(1)
+        results.append(-(log_prior + integral) - 0.5 * num_dimensions * float(torch.log(first)))
+        if on_batch is not None:
+            on_batch(len(rows))
+    nats = torch.cat(results).cpu()
+    if bin_width is not None:
+        nats -= num_dimensions * math.log(bin_width)
+    if not bool(torch.isfinite(nats).all()):
+        raise FloatingPointError("the likelihood is not finite: take more timesteps, or another checkpoint.")
+    return FlowLikelihood(
+        nats_per_sample=nats,
+        num_dimensions=num_dimensions,
+        num_evaluations=2 * (len(visited) - 1),
+        divergence=divergence,
+        data_levels=data_levels,
+        noise_std=float((1 / first - 1) ** 0.5),
+    )
+
+
+def _signs(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    signs = torch.randint(2, like.shape, generator=generator, dtype=like.dtype) * 2 - 1
+    return signs.to(like.device)
+
+
+def _velocity_and_divergence(
+    velocity: Callable[[torch.Tensor, int], torch.Tensor],
+    probes: list[torch.Tensor] | None,
+    sample: torch.Tensor,
+    timestep: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return v and its divergence of each sample in float64, shape (B,); exact if there are no probes."""
+    with torch.enable_grad():
+        sample = sample.detach().requires_grad_()
+        output = velocity(sample, timestep)
+
+        def slope(direction: torch.Tensor) -> torch.Tensor:
+            """Return z . grad(z . v) of each sample."""
+            (gradient,) = torch.autograd.grad(output, sample, direction, retain_graph=True)
+            return (gradient * direction).flatten(1).sum(1).double()
+
+        if probes is not None:
+            return output.detach(), torch.stack([slope(probe) for probe in probes]).mean(0)
+        total = torch.zeros(len(sample), dtype=torch.float64, device=sample.device)
+        for index in range(sample[0].numel()):
+            axis = torch.zeros_like(sample)
+            axis.flatten(1)[:, index] = 1
+            total += slope(axis)
+        return output.detach(), total

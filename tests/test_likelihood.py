@@ -1,0 +1,442 @@
+"""The bound and the flow's density against closed form, and against an independent computation in numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from scipy.special import log_ndtr
+from sklearn.datasets import load_digits
+
+from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch.likelihood import (
+    flow_likelihood,
+    merged,
+    residual_curve,
+    variational_bound,
+    variational_bounds,
+)
+from ddpm_from_scratch.reverse_chain import VARIANCE_TYPES
+from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser
+
+SCHEDULES = {"linear": 0.57, "squaredcos_cap_v2": 0.54, "sigmoid_alpha_bar": 0.35}
+
+
+def exact_gaussian(dimensions, scheduler, generator):
+    """An exact denoiser of a Gaussian with a random mean and covariance."""
+    root = torch.randn(dimensions, dimensions, generator=generator, dtype=torch.float64)
+    covariance = 0.5 * root @ root.T / dimensions + 0.05 * torch.eye(dimensions).double()
+    mean = 0.3 * torch.randn(dimensions, generator=generator, dtype=torch.float64)
+    return GaussianMixtureDenoiser([mean.tolist()], covariance.tolist(), scheduler.alphas_cumprod.tolist())
+
+
+def uniform(steps):
+    return torch.linspace(0, 999, steps).round().long().tolist()
+
+
+def expected_bound(exact, scheduler, timesteps, kind):
+    """Return the mean of every term for Gaussian data, in nats: the prior's, then L_t by rising t."""
+    table = scheduler.alphas_cumprod.double()[timesteps]
+    before = torch.cat([torch.ones(1).double(), table[:-1]])
+    beta = 1 - table / before
+    weight = before.sqrt() * beta / (1 - table)
+    smallest = (1 - before) / (1 - table) * beta
+    # E[x_0 | x_t] is off by this in the squared mean
+    own = exact.variances[0]
+    dimensions = len(own)
+    residual = torch.stack([((1 - a) * own / (a * own + 1 - a)).sum() for a in table])
+    if kind == "analytic":
+        variance = smallest + weight**2 * residual / dimensions
+    else:
+        smallest[0] = smallest[1]
+        variance = smallest.clone() if kind == "fixed_small" else torch.cat([smallest[:1], beta[1:]])
+    terms = 0.5 * (
+        dimensions * (smallest / variance - 1 - torch.log(smallest / variance))
+        + weight**2 * residual / variance
+    )
+    terms[0] = 0.5 * (dimensions * torch.log(2 * math.pi * variance[0]) + residual[0] / variance[0])
+    second_moment = own.sum() + (exact.centre**2).sum()
+    prior = 0.5 * (table[-1] * second_moment - dimensions * (table[-1] + torch.log1p(-table[-1])))
+    return prior, terms
+
+
+@pytest.mark.parametrize("kind", ["fixed_small", "fixed_large", "analytic"])
+@pytest.mark.parametrize("dimensions", [1, 2, 64])
+def test_every_term_of_a_gaussian_is_that_of_the_closed_form(dimensions, kind, generator):
+    scheduler = DDPMFromScratchScheduler(clip_sample=False)
+    exact = exact_gaussian(dimensions, scheduler, generator)
+    timesteps, samples = uniform(20), exact.sample(20_000 // dimensions, generator)
+    options = {"variance_type": kind}
+    if kind == "analytic":
+        table, own = scheduler.alphas_cumprod.double()[timesteps][:, None], exact.variances[0]
+        options = {"residuals": ((1 - table) * own / (table * own + 1 - table)).mean(1)}
+    bound = variational_bound(
+        exact, scheduler, samples, timesteps=timesteps, data_levels=None, generator=generator, **options
+    )
+    prior, terms = expected_bound(exact, scheduler, timesteps, kind)
+    to_nats = dimensions * math.log(2)
+    assert bound.prior * to_nats == pytest.approx(float(prior), rel=0.1)
+    # relative to a term its spread is below 2 / sqrt(number of numbers)
+    torch.testing.assert_close(bound.terms * to_nats, terms, rtol=8 / 20_000**0.5, atol=0.02)
+    assert bound.bits_per_dim == pytest.approx(float(bound.terms.sum()) + bound.prior)
+    assert bound.num_evaluations == 20 and bound.variance_type == kind
+
+
+@pytest.mark.parametrize("kind", ["fixed_small", "analytic"])
+@pytest.mark.parametrize("dimensions", [1, 2, 64])
+def test_the_bound_holds_and_the_gap_shrinks_as_steps_grow(dimensions, kind, generator):
+    """In the mean, which is known: no draw of the noise can spoil it."""
+    scheduler = DDPMFromScratchScheduler(clip_sample=False)
+    exact = exact_gaussian(dimensions, scheduler, generator)
+    entropy = 0.5 * torch.log(2 * math.pi * math.e * exact.variances[0]).sum()
+    gaps = []
+    for steps in (5, 20, 100, 500, 1000):
+        prior, terms = expected_bound(exact, scheduler, uniform(steps), kind)
+        gaps.append(float(prior + terms.sum() - entropy) / dimensions)
+    assert min(gaps) > 0
+    if dimensions == 1 and kind == "analytic":  # the reverse process is Gaussian, and of this variance
+        assert max(gaps) < 1e-6
+    else:
+        assert all(few > many for few, many in zip(gaps, gaps[1:], strict=False)), gaps
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_gap_of_the_digits_mixture_is_the_published_one(schedule, generator):
+    """64-D, exact score: 999 steps with the posterior's variance; with analytic variances 50 are enough."""
+    scheduler = DDPMFromScratchScheduler(beta_schedule=schedule, clip_sample=False)
+    means = load_digits().data[:600] / 8 - 1
+    exact = GaussianMixtureDenoiser(
+        means.tolist(), (0.01 * np.eye(64)).tolist(), scheduler.alphas_cumprod.tolist()
+    )
+    samples = exact.sample(400, generator)
+    truth = -exact.log_prob(samples) / (64 * math.log(2))
+    few = uniform(50)
+    residuals = residual_curve(
+        exact, scheduler, exact.sample(500, generator), timesteps=few, generator=generator
+    )
+    options = {"data_levels": None, "generator": generator}
+    analytic = variational_bound(exact, scheduler, samples, timesteps=few, residuals=residuals, **options)
+    assert abs(analytic.bits_per_dim - float(truth.mean())) < 0.02
+    if schedule == "linear":
+        fixed = variational_bound(exact, scheduler, samples, timesteps=few, **options)
+        assert fixed.bits_per_dim - float(truth.mean()) == pytest.approx(25, abs=1.5)
+        full = variational_bound(exact, scheduler, samples, **options)
+        # The decoder is no step of the chain; it has the variance that fits it.
+        decoder = float(full.terms[0] - analytic.terms[0])
+        assert full.bits_per_dim - decoder - float(truth.mean()) == pytest.approx(
+            SCHEDULES[schedule], abs=0.03
+        )
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 64])
+def test_the_flow_gives_the_density_of_a_gaussian(dimensions, generator):
+    scheduler = DDPMFromScratchScheduler(clip_sample=False, beta_schedule="squaredcos_cap_v2")
+    exact = exact_gaussian(dimensions, scheduler, generator)
+    samples = exact.sample(5, generator)
+    first = float(scheduler.alphas_cumprod[0].double())
+    truth = -exact.log_prob(first**0.5 * samples, first) - 0.5 * dimensions * math.log(first)
+    errors = []
+    for steps in (30, 60, 120):
+        flow = flow_likelihood(exact, scheduler, samples, timesteps=uniform(steps), divergence="exact")
+        errors.append(float((flow.nats_per_sample - truth).abs().max()) / dimensions)
+    assert errors[-1] < 2e-3 and errors[0] > 2 * errors[1] > 4 * errors[2], errors
+    assert flow.num_evaluations == 238 and flow.dequantization == "none"
+    # and of the data themselves but for the noise of the first timestep
+    assert flow.noise_std == pytest.approx((1 / first - 1) ** 0.5)
+    clean = -exact.log_prob(samples)
+    torch.testing.assert_close(flow.nats_per_sample, clean, rtol=0, atol=0.01 * dimensions)
+
+
+def test_hutchinsons_divergence_is_unbiased(generator):
+    scheduler = DDPMFromScratchScheduler(clip_sample=False, beta_schedule="squaredcos_cap_v2")
+    exact = exact_gaussian(8, scheduler, generator)
+    sample, steps = exact.sample(1, generator), uniform(30)
+    right = flow_likelihood(exact, scheduler, sample, timesteps=steps, divergence="exact").nats
+    drawn = flow_likelihood(exact, scheduler, sample.expand(400, 8), timesteps=steps, generator=generator)
+    error = float(drawn.nats_per_sample.std()) / 20
+    assert 0 < abs(drawn.nats - right) < 3 * error
+    many = flow_likelihood(
+        exact, scheduler, sample.expand(400, 8), timesteps=steps, num_probes=4, generator=generator
+    )
+    assert float(many.nats_per_sample.std()) == pytest.approx(float(drawn.nats_per_sample.std()) / 2, rel=0.2)
+
+
+def tiny(variance_type, prediction_type="epsilon", dtype=torch.float64, **config):
+    torch.manual_seed(0)
+    learned = variance_type.startswith("learned")
+    network = build_model(model_config("tiny") | ({"out_channels": 2} if learned else {})).to(dtype)
+    scheduler = DDPMFromScratchScheduler(
+        num_train_timesteps=20,
+        beta_end=0.6,
+        variance_type=variance_type,
+        prediction_type=prediction_type,
+        **config,
+    )
+    return network, scheduler
+
+
+def digits(count, dtype=torch.float64):
+    """8 x 8 images whose values are on 17 levels."""
+    images = load_digits().images[:count] / 8 - 1
+    return torch.tensor(images, dtype=dtype)[:, None]
+
+
+def numpy_terms(network, scheduler, samples, noise, timesteps, kind, levels, residuals=None):
+    """Return the prior and L_t of each sample in bits per dimension as improved-diffusion defines them."""
+    table = scheduler.alphas_cumprod.double().numpy()[timesteps]
+    before = np.append(1.0, table[:-1])
+    beta = 1 - table / before
+    beta_tilde = beta * (1 - before) / (1 - table)
+    x_0, z = samples.numpy(), noise.numpy()
+    rows = []
+    for i, t in enumerate(timesteps):
+        x_t = np.sqrt(table[i]) * x_0 + np.sqrt(1 - table[i]) * z[i]
+        with torch.no_grad():
+            output = network(torch.tensor(x_t), t).sample.numpy()
+        output, values = output[:, :1], output[:, 1:]
+        if scheduler.config.prediction_type == "epsilon":
+            estimate = (x_t - np.sqrt(1 - table[i]) * output) / np.sqrt(table[i])
+        else:
+            estimate = np.sqrt(table[i]) * x_t - np.sqrt(1 - table[i]) * output
+        if scheduler.config.clip_sample:
+            estimate = np.clip(estimate, -1, 1)
+        clipped = np.log(np.append(beta_tilde[1], beta_tilde[1:]))[i]
+        coefficient = np.sqrt(before[i]) * beta[i] / (1 - table[i])
+        log_variance = {
+            "fixed_small": clipped,
+            "fixed_large": np.log(np.append(beta_tilde[1], beta[1:]))[i],
+            "learned": values,
+            "learned_range": (values + 1) / 2 * np.log(beta[i]) + (1 - values) / 2 * clipped,
+            "analytic": None if residuals is None else np.log(beta_tilde[i] + coefficient**2 * residuals[i]),
+        }[kind] + np.zeros_like(x_0)
+        if i > 0:
+            rest = np.sqrt(1 - beta[i]) * (1 - before[i]) / (1 - table[i]) * x_t
+            true_mean, mean = coefficient * x_0 + rest, coefficient * estimate + rest
+            nats = 0.5 * (
+                -1 + log_variance - clipped + np.exp(clipped - log_variance)
+                + (true_mean - mean) ** 2 * np.exp(-log_variance)
+            )  # fmt: skip
+        elif levels is None:
+            nats = 0.5 * (np.log(2 * np.pi) + log_variance + (x_0 - estimate) ** 2 * np.exp(-log_variance))
+        else:
+            half, scale, away = 1 / (levels - 1), np.exp(-0.5 * log_variance), np.abs(x_0 - estimate)
+            upper, lower = log_ndtr((half - away) * scale), log_ndtr((-half - away) * scale)
+            nats = -upper - np.log1p(-np.exp(lower - upper))
+            nats = np.where(x_0 == -1, -log_ndtr((x_0 - estimate + half) * scale), nats)
+            nats = np.where(x_0 == 1, -log_ndtr((estimate - x_0 + half) * scale), nats)
+        rows.append(nats.reshape(len(x_0), -1).mean(1) / np.log(2))
+    last = table[-1]
+    prior = 0.5 * (-1 - np.log1p(-last) + (1 - last) + last * x_0**2)
+    return prior.reshape(len(x_0), -1).mean(1) / np.log(2), np.array(rows)
+
+
+@pytest.mark.parametrize("timesteps", [list(range(20)), [2, 7, 19]], ids=["all", "three"])
+@pytest.mark.parametrize("kind", ["fixed_small", "fixed_large", "learned", "learned_range", "analytic"])
+@pytest.mark.parametrize("options", [{}, {"prediction_type": "v_prediction", "clip_sample": False}], ids=str)
+def test_the_terms_of_a_network_equal_those_computed_apart_in_numpy(timesteps, kind, options, generator):
+    network, scheduler = tiny("fixed_small" if kind == "analytic" else kind, **options)
+    samples = digits(6)
+    residuals = 0.1 + 0.01 * torch.arange(len(timesteps), dtype=torch.float64)
+    for levels in (17, None):
+        noise = torch.randn(
+            len(timesteps) * 6, 1, 8, 8, generator=generator.manual_seed(3), dtype=torch.float64
+        )
+        given = {"residuals": residuals} if kind == "analytic" else {}
+        bound = variational_bound(
+            network, scheduler, samples, timesteps=timesteps, data_levels=levels,
+            generator=generator.manual_seed(3), **given,
+        )  # fmt: skip
+        noise = noise.reshape(len(timesteps), *samples.shape)
+        prior, rows = numpy_terms(
+            network, scheduler, samples, noise, timesteps, kind, levels, residuals.numpy()
+        )
+        np.testing.assert_allclose(bound.terms.numpy(), rows.mean(1), rtol=1e-5, atol=1e-5)
+        total = (prior + rows.sum(0)) * 64 * np.log(2)
+        np.testing.assert_allclose(bound.nats_per_sample.numpy(), total, rtol=1e-5)
+        assert bound.prior == pytest.approx(prior.mean(), rel=1e-5)
+
+
+def test_a_variance_type_other_than_the_schedulers_is_used_where_it_can_be():
+    network, scheduler = tiny("learned_range")
+    bounds = {
+        kind: variational_bound(
+            network, scheduler, digits(4), variance_type=kind, data_levels=17,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for kind in VARIANCE_TYPES
+    }  # fmt: skip
+    values = {kind: bound.bits_per_dim for kind, bound in bounds.items()}
+    assert values["fixed_small"] == values["fixed_small_log"] != values["fixed_large"]
+    assert len({round(value, 6) for value in values.values()}) == 4
+    network, scheduler = tiny("fixed_small")
+    with pytest.raises(ValueError, match="variance_type is 'learned'"):
+        variational_bound(network, scheduler, digits(4), variance_type="learned", data_levels=17)
+
+
+def test_several_variances_share_the_evaluations_and_the_noise():
+    network, scheduler = tiny("learned_range")
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    residuals = torch.linspace(0.1, 0.3, 20, dtype=torch.float64)
+    kinds = ("learned_range", "fixed_large", "analytic")
+    options = {"data_levels": 17, "num_monte_carlo": 6}
+    together = variational_bounds(
+        network, scheduler, digits(4), kinds, residuals=residuals,
+        generator=torch.Generator().manual_seed(0), **options,
+    )  # fmt: skip
+    assert list(together) == list(kinds) and len(calls) == 1
+    for kind, bound in together.items():
+        given = {"residuals": residuals} if kind == "analytic" else {"variance_type": kind}
+        alone = variational_bound(
+            network, scheduler, digits(4), generator=torch.Generator().manual_seed(0), **given, **options
+        )
+        assert bound.variance_type == alone.variance_type == kind
+        assert torch.equal(bound.nats_per_sample, alone.nats_per_sample)
+        assert torch.equal(bound.terms.nan_to_num(), alone.terms.nan_to_num())
+
+
+def test_parts_merged_are_the_whole():
+    network, scheduler = tiny("fixed_small")
+    parts = [
+        variational_bound(
+            network, scheduler, digits(9)[rows], data_levels=17, num_monte_carlo=3,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for seed, rows in enumerate((slice(0, 2), slice(2, 9)))
+    ]  # fmt: skip
+    whole = merged(parts)
+    assert len(whole.nats_per_sample) == 9 and whole.timesteps.equal(parts[0].timesteps)
+    assert whole.nats == pytest.approx((2 * parts[0].nats + 7 * parts[1].nats) / 9)
+    assert float(whole.counts.sum()) == 27
+    drawn = whole.counts > 0
+    sums = sum((part.terms * part.counts).nan_to_num() for part in parts)
+    torch.testing.assert_close(whole.terms[drawn], (sums / whole.counts)[drawn])
+    assert bool(whole.terms[~drawn].isnan().all())
+    # every sample is drawn equally often, so the mean of its terms is theirs
+    assert float(sums.sum()) * 20 / 27 + whole.prior == pytest.approx(whole.bits_per_dim)
+
+
+def test_the_stock_scheduler_gives_the_same_bound_and_flow(generator):
+    network, scheduler = tiny("fixed_small")
+    stock = DDPMScheduler.from_config(dict(scheduler.config))
+    values = []
+    for each in (scheduler, stock):
+        seeded = torch.Generator().manual_seed(0)
+        bound = variational_bound(network, each, digits(4), data_levels=17, generator=seeded)
+        flow = flow_likelihood(network, each, digits(4), data_levels=17, generator=seeded)
+        values.append((bound.bits_per_dim, flow.bits_per_dim))
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_timesteps_drawn_at_random_give_the_bound_in_the_mean(generator):
+    network, scheduler = tiny("fixed_large")
+    samples = digits(300)
+    full = variational_bound(network, scheduler, samples, data_levels=17, generator=generator)
+    drawn = variational_bound(
+        network, scheduler, samples, data_levels=17, num_monte_carlo=5, generator=generator
+    )
+    assert drawn.num_evaluations == 5 and full.num_evaluations == 20
+    assert 0 < abs(drawn.bits_per_dim - full.bits_per_dim) < 3 * drawn.standard_error
+    assert drawn.standard_error > 2 * full.standard_error
+    torch.testing.assert_close(drawn.terms, full.terms, rtol=0.5, atol=0)
+    # the standard error is that of the mean over samples
+    spread = full.nats_per_sample.std() / 300**0.5 / (64 * math.log(2))
+    assert full.standard_error == pytest.approx(float(spread))
+
+
+def test_the_size_of_a_batch_and_labels_change_nothing(generator):
+    torch.manual_seed(0)
+    network = build_model(model_config("tiny") | {"num_class_embeds": 3}).double()
+    scheduler = DDPMFromScratchScheduler(20, beta_end=0.6)
+    labels = torch.tensor([0, 1, 2, 0])
+    each = [
+        variational_bound(
+            network, scheduler, digits(4)[i : i + 1], data_levels=17, class_labels=labels[i : i + 1],
+            timesteps=[4, 9], generator=torch.Generator().manual_seed(i),
+        ).bits_per_dim
+        for i in range(4)
+    ]  # fmt: skip
+    again = [
+        variational_bound(
+            network, scheduler, digits(4)[i : i + 1], data_levels=17, class_labels=torch.tensor([2]),
+            timesteps=[9, 4], generator=torch.Generator().manual_seed(i),
+        ).bits_per_dim
+        for i in range(4)
+    ]  # fmt: skip
+    assert each[2] == again[2] and each[0] != again[0]
+
+
+def test_progress_is_told_of_every_evaluation(generator):
+    network, scheduler = tiny("fixed_small")
+    seen = []
+    variational_bound(network, scheduler, digits(5), data_levels=17, batch_size=32, on_batch=seen.append)
+    assert seen == [32, 32, 32, 4]
+
+
+def test_levels_are_spread_over_their_bins(generator):
+    """The flow's bound for levels holds: -log P(level) of a Gaussian, integrated over the bin."""
+    scheduler = DDPMFromScratchScheduler(clip_sample=False, beta_schedule="squaredcos_cap_v2")
+    exact = GaussianMixtureDenoiser([[0.2]], [[0.09]], scheduler.alphas_cumprod.tolist())
+    levels = torch.arange(17, dtype=torch.float64)[:, None] / 8 - 1
+    distribution = torch.distributions.Normal(0.2, 0.3)
+    chance = distribution.cdf(levels + 1 / 16) - distribution.cdf(levels - 1 / 16)
+    drawn = torch.multinomial(chance[:, 0], 3000, replacement=True, generator=generator)
+    truth = -(chance / chance.sum()).log()[drawn].mean() / math.log(2)
+    flow = flow_likelihood(
+        exact, scheduler, levels[drawn], timesteps=uniform(40), divergence="exact", data_levels=17,
+        batch_size=3000, generator=generator,
+    )  # fmt: skip
+    assert flow.dequantization == "uniform"
+    # what uniform noise costs is of the order of (width / std)^2 / 24
+    assert float(truth) - 3 * flow.standard_error < flow.bits_per_dim < float(truth) + 0.05
+
+
+def test_the_residual_curve_rises_to_the_variance_of_the_data(generator):
+    scheduler = DDPMFromScratchScheduler(clip_sample=False)
+    exact = exact_gaussian(3, scheduler, generator)
+    curve = residual_curve(exact, scheduler, exact.sample(2000, generator), timesteps=uniform(40))
+    table, own = scheduler.alphas_cumprod.double()[uniform(40)][:, None], exact.variances[0]
+    right = ((1 - table) * own / (table * own + 1 - table)).mean(1)
+    torch.testing.assert_close(curve, right, rtol=0.1, atol=0)
+    assert bool((curve.diff() >= 0).all())
+    noisy = residual_curve(exact, scheduler, exact.sample(3, generator), timesteps=uniform(40))
+    assert bool((noisy.diff() >= 0).all()) and bool((noisy.diff() == 0).any())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"original_samples": torch.zeros(2, 1, 8, 8, dtype=torch.int64)}, TypeError, "original_samples"),
+        ({"original_samples": torch.full((2, 1, 8, 8), 0.3).double()}, ValueError, "data_levels"),
+        ({"timesteps": [3, 3]}, ValueError, "timesteps are"),
+        ({"timesteps": [20]}, ValueError, "timesteps are"),
+        ({"variance_type": "small"}, ValueError, "variance_type"),
+        ({"num_monte_carlo": 0}, ValueError, "num_monte_carlo"),
+        ({"residuals": torch.ones(3)}, ValueError, "residual_curve"),
+        ({"variance_type": "analytic"}, ValueError, "residuals are not given"),
+        ({"variance_type": "fixed_large", "residuals": torch.ones(20)}, ValueError, "residuals are given"),
+        ({"residuals": torch.zeros(20)}, ValueError, "positive"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_of_the_bound_are_one_error(options, error, says):
+    network, scheduler = tiny("fixed_small")
+    given = {"original_samples": digits(2), "data_levels": 17} | options
+    with pytest.raises(error, match=says):
+        variational_bound(network, scheduler, given.pop("original_samples"), **given)
+
+
+def test_wrong_arguments_of_the_flow_are_one_error():
+    network, scheduler = tiny("fixed_small")
+    for options, says in (({"divergence": "full"}, "divergence"), ({"num_probes": 0}, "num_probes")):
+        with pytest.raises(ValueError, match=says):
+            flow_likelihood(network, scheduler, digits(2), **options)
+
+
+def test_a_network_that_is_not_finite_is_named():
+    network, scheduler = tiny("fixed_small", clip_sample=False)
+    torch.nn.init.constant_(network.conv_out.weight, float("nan"))
+    for measure in (variational_bound, flow_likelihood):
+        with pytest.raises(FloatingPointError, match="not finite"):
+            measure(network, scheduler, digits(2), data_levels=17)
