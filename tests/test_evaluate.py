@@ -44,7 +44,7 @@ def digits_pipeline(tmp_path_factory):
 
 FLAGS = [
     "--dataset_name=digits", "--features=pixels", "--num_samples=70", "--batch_size=32",
-    "--num_inference_steps=3", "--seed=5",
+    "--num_inference_steps=3", "--seed=5", "--likelihood", "--likelihood_samples=150",
 ]  # fmt: skip
 
 
@@ -199,10 +199,14 @@ def test_fid_means_inception_and_every_name_tells_the_features():
 
 
 def results_of(folder):
+    """Return what the command wrote, and what of it does not depend on the processes."""
     results = json.loads((folder / "results.json").read_text())
-    return results, {
+    alike = {
         key: value for key, value in results.items() if key not in ("seconds_per_sample", "num_processes")
     }
+    if "likelihood" in results:
+        alike["likelihood"] = results["likelihood"] | {"seconds": None}
+    return results, alike
 
 
 def test_command_measures_digits_the_same_with_one_and_two_processes(digits_pipeline, two_processes, capfd):
@@ -211,6 +215,8 @@ def test_command_measures_digits_the_same_with_one_and_two_processes(digits_pipe
     ranks, folder = two_processes
     (one, alike), (two, alike_two) = (results_of(f) for f in (digits_pipeline / "evaluation", folder))
     assert (one["num_processes"], two["num_processes"]) == (1, 2) and alike == alike_two
+    assert one["likelihood"]["num_samples"] == 150  # three streams: one process has two of them
+    del two["likelihood"]
     assert all(rank["status"] == 0 and rank["results"] == two for rank in ranks)  # in every process
     assert one["seconds_per_sample"] > 0 and one["network_evaluations"] == 3
     assert (one["num_samples"], one["num_held_out"], one["num_training"]) == (70, 360, 1437)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from config import POINT_DATASETS
 from ddpm_from_scratch.model_cards import layout_of, model_card, usage
 from errors import ConfigError
 from figures import metric_names
@@ -13,8 +14,7 @@ TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
 # What is known of the licences of the built-in data.
 _DATA_LICENSES = {
     "digits": "CC BY 4.0 (Alpaydin & Kaynak 1998, UCI Machine Learning Repository; scikit-learn's copy)",
-    "swiss_roll": "none: the points are drawn from a formula",
-}
+} | dict.fromkeys(POINT_DATASETS, "none: the points are drawn from a formula")
 
 
 def write_card(folder: Path, repo_id: str) -> None:
@@ -35,6 +35,7 @@ def write_card(folder: Path, repo_id: str) -> None:
         )
     config, data, evaluation = results["config"], results["data"], results["evaluation"]
     metrics = {key: (name, evaluation[key]) for key, name in metric_names(evaluation).items()}
+    likelihood = results.get("likelihood")
     is_image = len(data["sample_shape"]) == 3
     card = model_card(
         TEMPLATE,
@@ -43,7 +44,8 @@ def write_card(folder: Path, repo_id: str) -> None:
         dataset_id=data["hub_id"],
         license=config["license"],
         pipeline_tag="unconditional-image-generation" if is_image else None,
-        metrics=metrics,
+        metrics=metrics | _likelihood_metrics(likelihood),
+        likelihood=likelihood,
         floors={key: evaluation[f"{key}_floor"] for key in metrics},
         evaluation=evaluation,
         results=results,
@@ -58,3 +60,31 @@ def write_card(folder: Path, repo_id: str) -> None:
         ),
     )
     replace_file(folder / "README.md", str(card).encode())
+
+
+def _likelihood_metrics(likelihood: dict[str, Any] | None) -> dict[str, tuple[str, float]]:
+    """Return the bound for the card's metadata: metric type -> (name in words, value)."""
+    if likelihood is None:
+        return {}
+    kind, unit = likelihood["variance_type"], likelihood["unit"]
+    name = f"Bound on -log p of held-out data, {unit}, {kind} variances"
+    return {unit.replace(" ", "_"): (name, likelihood["bounds"][kind]["total"])}
+
+
+def add_likelihood(folder: Path, likelihood: dict[str, Any], chart: Path) -> None:
+    """Write the likelihood that was measured later into results.json and the card of a run.
+
+    Nothing happens in a folder that is not of a run.
+
+    Args:
+        folder: of the pipeline.
+        likelihood: see `likelihoods.held_out_likelihood`.
+        chart: of the terms, which the card shows.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return
+    results = json.loads(path.read_text())
+    replace_file(folder / chart.name, chart.read_bytes())
+    replace_file(path, (json.dumps(results | {"likelihood": likelihood}, indent=2) + "\n").encode())
+    write_card(folder, results.get("repo_id", folder.resolve().name))

@@ -135,7 +135,8 @@ def clear_earlier_run(folder: Path, config: TrainingConfig) -> None:
     if not checkpoint.list_checkpoints(folder) and not any(mark.exists() for mark in marks):
         return
     # The index first: without it the rest is no pipeline, so an interruption leaves none that is mixed.
-    for name in ("model_index.json", "pipeline.py", "results.json", "README.md", "samples.png", "loss.png"):
+    reports = ("results.json", "README.md", "samples.png", "loss.png", "bound.png")
+    for name in ("model_index.json", "pipeline.py", *reports):
         (folder / name).unlink(missing_ok=True)
     for old in checkpoint.list_checkpoints(folder):
         delete_folder(old)

@@ -28,6 +28,7 @@ def write_report(trainer: Trainer, evaluation: dict[str, Any], repo_id: str) -> 
         with disk_errors_named(folder / "loss.png"):
             loss_curve([row["step"] for row in rows], [row["loss"] for row in rows], folder / "loss.png")
     results = {
+        "repo_id": repo_id,
         "training": {
             "updates": trainer.update,
             "samples_seen": trainer.samples_seen,

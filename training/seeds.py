@@ -17,6 +17,7 @@ PURPOSES = (
     "samples",
     "evaluation",
     "labels",
+    "likelihood",
 )
 
 

@@ -21,7 +21,6 @@ def train(config: TrainingConfig) -> None:
         RunError: anything the user can mend; before the network is built, where it can be known by then.
     """
     # Not before the flags are checked: torch takes seconds to load.
-    from evaluate import evaluate, load_extractors
     from figures import format_results
     from prepare import (
         check_hub,
@@ -32,6 +31,7 @@ def train(config: TrainingConfig) -> None:
         start_tracking,
     )
     from publish import publish
+    from quality import evaluate, load_extractors
     from report import write_report
     from stop import StopRequest
     from trainer import Trainer

@@ -33,7 +33,7 @@ DEFAULT_WEIGHTS = [
     "unet/diffusion_pytorch_model.safetensors",
     "unet/diffusion_pytorch_model.safetensors.index.json",
 ]
-REPORT_FILES = ["README.md", "results.json", "samples.png", "loss.png"]
+REPORT_FILES = ["README.md", "results.json", "samples.png", "loss.png", "bound.png"]
 SPACE_FILES = [
     "README.md",
     "index.html",
