@@ -50,3 +50,15 @@ def test_links_of_the_pages_exist():
 def test_python_of_the_training_page_parses():
     for block in re.findall(r"```python\n(.*?)```", TRAINING_PAGE, re.DOTALL):
         compile(block, "docs/training.md", "exec")
+
+
+def test_the_example_of_the_likelihood_page_runs(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "likelihood.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "docs/likelihood.md", "exec"), names)
+    assert names["bound"].bits_per_dim > 0 and len(names["bound"].terms) == 20
+    for name in ("estimate", "corrected", "annealed", "again"):
+        assert names[name].shape == (20, 1, 8, 8) and bool(names[name].isfinite().all()), name

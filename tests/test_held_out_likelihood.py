@@ -10,8 +10,10 @@ import yaml
 from PIL import Image
 
 import evaluate
+import likelihoods
 from card import add_likelihood
-from data import load_digits
+from config import TrainingConfig
+from data import load_digits, load_training_data
 from ddpm_from_scratch import (
     DDPMFromScratchPipeline,
     DDPMFromScratchScheduler,
@@ -19,8 +21,14 @@ from ddpm_from_scratch import (
     hub,
     model_config,
 )
-from ddpm_from_scratch.likelihood import flow_likelihood, residual_curve, variational_bound
-from likelihoods import in_words, spread
+from ddpm_from_scratch.likelihood import (
+    flow_likelihood,
+    residual_curve,
+    smooth_residuals,
+    variational_bound,
+)
+from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser
+from likelihoods import held_out_likelihood, in_words, spread
 
 
 def save_pipeline(folder, name="tiny", variance_type="fixed_small", null_class_label=None, **model):
@@ -95,8 +103,8 @@ def test_the_size_of_batches_changes_nothing_and_the_seed_does(digits_pipeline):
 def test_terms_may_be_drawn_and_the_chain_may_end_early(digits_pipeline, capfd):
     drawn = measure(digits_pipeline, "--likelihood_terms=4", "--likelihood_samples=70")
     assert list(drawn["bounds"]) == ["fixed_small"]  # analytic variances need all
-    assert (drawn["num_terms"], drawn["num_timesteps"], drawn["num_training_samples"]) == (4, 20, 0)
-    assert "by 4 of 20 terms for each sample" in capfd.readouterr().out
+    assert (drawn["num_terms"], drawn["num_timesteps"], drawn["num_training_samples"]) == (5, 20, 0)
+    assert "by 5 of 20 terms for each sample" in capfd.readouterr().out
     short = measure(digits_pipeline, "--likelihood_first_timestep=3", "--likelihood_samples=70")
     assert (short["first_timestep"], short["num_terms"]) == (3, 17)
     bound = variational_bound(
@@ -114,18 +122,35 @@ def test_learned_variances_come_with_fixed_ones_beside(tmp_path):
     assert len({bound["prior"] for bound in bounds.values()}) == 1
 
 
-def test_points_have_nats(tmp_path):
-    folder = save_pipeline(tmp_path / "points", "points")
-    likelihood = measure(folder, "--likelihood_samples=60", "--likelihood_flow=5", dataset="two_moons")
+def test_points_have_nats():
+    """An exact network of eight Gaussians, whose true density is known."""
+    scheduler = DDPMFromScratchScheduler(clip_sample=False)
+    angle, variance = torch.arange(8) * math.pi / 4, 1 / 2 + 1 / 64
+    exact = GaussianMixtureDenoiser(
+        (torch.stack([angle.cos(), angle.sin()], dim=1) / variance**0.5).tolist(),
+        (torch.eye(2) / 64 / variance).tolist(),
+        scheduler.alphas_cumprod.tolist(),
+    )
+    data = load_training_data(TrainingConfig(dataset_name="eight_gaussians"), None, None)
+    likelihood = held_out_likelihood(
+        DDPMFromScratchPipeline(exact, scheduler), data, num_samples=300, num_terms=40, num_flow_timesteps=60
+    )
     assert (likelihood["unit"], likelihood["data_levels"]) == ("nats per sample", None)
-    assert likelihood["num_training_samples"] == 2048 and likelihood["flow"]["dequantization"] == "none"
-    pipeline = DDPMFromScratchPipeline.from_pretrained(folder)
-    from ddpm_from_scratch.toy_data import two_moons
+    truth = -float(exact.log_prob(data.held_out).mean())  # of all; 300 of them were measured
+    flow, bound = likelihood["flow"], likelihood["bounds"]["fixed_small"]
+    assert flow["dequantization"] == "none" and flow["total"] == pytest.approx(truth, abs=0.15)
+    assert bound["total"] > truth
+    assert bound["total"] == pytest.approx(bound["prior"] + bound["steps"] + bound["decoder"])
 
-    points = two_moons(5000, torch.Generator().manual_seed(1))
-    bound = variational_bound(pipeline.unet, pipeline.scheduler, points, data_levels=None)
-    error = bound.standard_error * 2 * math.log(2) * (5000 / 60) ** 0.5
-    assert likelihood["bounds"]["fixed_small"]["total"] == pytest.approx(bound.nats, abs=4 * error)
+
+def test_analytic_variances_are_smoothed_once_for_all_streams(tmp_path, monkeypatch):
+    """64 training digits are two streams; each alone has another variance, and would be clipped to that."""
+    seen = []
+    monkeypatch.setattr(
+        likelihoods, "smooth_residuals", lambda means, x: seen.append(len(x)) or smooth_residuals(means, x)
+    )
+    measure(save_pipeline(tmp_path / "digits"), "--likelihood_samples=5")
+    assert seen == [64]
 
 
 def test_the_label_of_no_class_is_given_to_a_conditional_network(tmp_path, capfd, monkeypatch):
@@ -165,6 +190,7 @@ def test_a_run_shows_it_on_its_card(tiny_run, tmp_path):
     assert metrics["bits_per_dimension"] == pytest.approx(total)
     assert (run / "bound.png").is_file() and "bound.png" in hub.REPORT_FILES
     assert "## Likelihood" not in (tiny_run / "README.md").read_text()
+    (tmp_path / "results.json").write_text("{}")
     add_likelihood(tmp_path, likelihood, run / "bound.png")  # no run: nothing is written
     assert not (tmp_path / "bound.png").exists()
 
@@ -174,7 +200,11 @@ BAD_COMMANDS = {
     "flow without": (["--likelihood_flow=5"], "goes with --likelihood"),
     "no samples": (["--likelihood", "--likelihood_samples=0"], "--likelihood_samples is 0"),
     "no terms": (["--likelihood", "--likelihood_terms=-1"], "--likelihood_terms is -1"),
-    "first": (["--likelihood", "--likelihood_first_timestep=19"], "must be in 0..18"),
+    "first": (["--likelihood", "--likelihood_first_timestep=19"], "leave two"),
+    "negative": (["--likelihood", "--likelihood_first_timestep=-1"], "must be at least 0"),
+    "all terms": (["--likelihood", "--likelihood_terms=19"], "leave --likelihood_terms out"),
+    "batch": (["--likelihood", "--batch_size=0"], "--batch_size is 0"),
+    "folder": (["--likelihood", "--output_dir={pipe}"], "the pipeline's own folder"),
     "flow": (["--likelihood", "--likelihood_flow=1"], "must be in 2..20"),
     "long flow": (["--likelihood", "--likelihood_flow=21"], "must be in 2..20"),
 }
@@ -183,6 +213,7 @@ BAD_COMMANDS = {
 @pytest.mark.parametrize("name", BAD_COMMANDS)
 def test_what_cannot_be_measured_is_one_line_and_status_2(name, digits_pipeline, capfd):
     flags, says = BAD_COMMANDS[name]
+    flags = [flag.replace("{pipe}", str(digits_pipeline)) for flag in flags]
     command = [str(digits_pipeline), "--dataset_name=digits", "--num_samples=0", *flags]
     capfd.readouterr()
     assert evaluate.main(command) == 2
@@ -218,6 +249,18 @@ def test_a_network_that_is_not_finite_is_one_line(tmp_path, capfd):
     assert evaluate.main(command) == 2
     assert "not finite" in capfd.readouterr().err
     assert not (tmp_path / "nan" / "evaluation").exists()
+
+
+def test_quality_and_likelihood_do_not_erase_each_other(tmp_path):
+    folder = save_pipeline(tmp_path / "digits")
+    first = measure(folder, "--likelihood_samples=5", "--likelihood_terms=2")
+    quality = [str(folder), "--dataset_name=digits", "--num_samples=8", "--num_inference_steps=2"]
+    assert evaluate.main([*quality, "--features=pixels"]) == 0
+    results = json.loads((folder / "evaluation" / "results.json").read_text())
+    assert results["likelihood"] == first and results["num_samples"] == 8
+    second = measure(folder, "--likelihood_samples=6", "--likelihood_terms=2", "--mixed_precision=bf16")
+    after = json.loads((folder / "evaluation" / "results.json").read_text())
+    assert after == results | {"likelihood": second} and second["mixed_precision"] == "bf16"
 
 
 def test_timesteps_of_the_flow_are_denser_where_there_is_little_noise():

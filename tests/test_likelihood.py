@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from scipy.special import log_ndtr
 from sklearn.datasets import load_digits
 
@@ -19,53 +20,24 @@ from ddpm_from_scratch.likelihood import (
 )
 from ddpm_from_scratch.reverse_chain import VARIANCE_TYPES
 from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser
+from likelihood import (
+    digit_means,
+    exact_scheduler,
+    expected_gap,
+    expected_terms,
+    gaussian,
+    narrow_mixture,
+    uniform,
+)
 
-SCHEDULES = {"linear": 0.57, "squaredcos_cap_v2": 0.54, "sigmoid_alpha_bar": 0.35}
-
-
-def exact_gaussian(dimensions, scheduler, generator):
-    """An exact denoiser of a Gaussian with a random mean and covariance."""
-    root = torch.randn(dimensions, dimensions, generator=generator, dtype=torch.float64)
-    covariance = 0.5 * root @ root.T / dimensions + 0.05 * torch.eye(dimensions).double()
-    mean = 0.3 * torch.randn(dimensions, generator=generator, dtype=torch.float64)
-    return GaussianMixtureDenoiser([mean.tolist()], covariance.tolist(), scheduler.alphas_cumprod.tolist())
-
-
-def uniform(steps):
-    return torch.linspace(0, 999, steps).round().long().tolist()
-
-
-def expected_bound(exact, scheduler, timesteps, kind):
-    """Return the mean of every term for Gaussian data, in nats: the prior's, then L_t by rising t."""
-    table = scheduler.alphas_cumprod.double()[timesteps]
-    before = torch.cat([torch.ones(1).double(), table[:-1]])
-    beta = 1 - table / before
-    weight = before.sqrt() * beta / (1 - table)
-    smallest = (1 - before) / (1 - table) * beta
-    # E[x_0 | x_t] is off by this in the squared mean
-    own = exact.variances[0]
-    dimensions = len(own)
-    residual = torch.stack([((1 - a) * own / (a * own + 1 - a)).sum() for a in table])
-    if kind == "analytic":
-        variance = smallest + weight**2 * residual / dimensions
-    else:
-        smallest[0] = smallest[1]
-        variance = smallest.clone() if kind == "fixed_small" else torch.cat([smallest[:1], beta[1:]])
-    terms = 0.5 * (
-        dimensions * (smallest / variance - 1 - torch.log(smallest / variance))
-        + weight**2 * residual / variance
-    )
-    terms[0] = 0.5 * (dimensions * torch.log(2 * math.pi * variance[0]) + residual[0] / variance[0])
-    second_moment = own.sum() + (exact.centre**2).sum()
-    prior = 0.5 * (table[-1] * second_moment - dimensions * (table[-1] + torch.log1p(-table[-1])))
-    return prior, terms
+PUBLISHED_GAPS = {"linear": 0.57, "cosine": 0.54, "sigmoid": 0.35}
 
 
 @pytest.mark.parametrize("kind", ["fixed_small", "fixed_large", "analytic"])
 @pytest.mark.parametrize("dimensions", [1, 2, 64])
 def test_every_term_of_a_gaussian_is_that_of_the_closed_form(dimensions, kind, generator):
     scheduler = DDPMFromScratchScheduler(clip_sample=False)
-    exact = exact_gaussian(dimensions, scheduler, generator)
+    exact = gaussian(dimensions, scheduler)
     timesteps, samples = uniform(20), exact.sample(20_000 // dimensions, generator)
     options = {"variance_type": kind}
     if kind == "analytic":
@@ -74,7 +46,7 @@ def test_every_term_of_a_gaussian_is_that_of_the_closed_form(dimensions, kind, g
     bound = variational_bound(
         exact, scheduler, samples, timesteps=timesteps, data_levels=None, generator=generator, **options
     )
-    prior, terms = expected_bound(exact, scheduler, timesteps, kind)
+    prior, terms = expected_terms(exact, scheduler, timesteps, kind)
     to_nats = dimensions * math.log(2)
     assert bound.prior * to_nats == pytest.approx(float(prior), rel=0.1)
     # relative to a term its spread is below 2 / sqrt(number of numbers)
@@ -85,15 +57,11 @@ def test_every_term_of_a_gaussian_is_that_of_the_closed_form(dimensions, kind, g
 
 @pytest.mark.parametrize("kind", ["fixed_small", "analytic"])
 @pytest.mark.parametrize("dimensions", [1, 2, 64])
-def test_the_bound_holds_and_the_gap_shrinks_as_steps_grow(dimensions, kind, generator):
+def test_the_bound_holds_and_the_gap_shrinks_as_steps_grow(dimensions, kind):
     """In the mean, which is known: no draw of the noise can spoil it."""
-    scheduler = DDPMFromScratchScheduler(clip_sample=False)
-    exact = exact_gaussian(dimensions, scheduler, generator)
-    entropy = 0.5 * torch.log(2 * math.pi * math.e * exact.variances[0]).sum()
-    gaps = []
-    for steps in (5, 20, 100, 500, 1000):
-        prior, terms = expected_bound(exact, scheduler, uniform(steps), kind)
-        gaps.append(float(prior + terms.sum() - entropy) / dimensions)
+    scheduler = exact_scheduler()
+    exact = gaussian(dimensions, scheduler)
+    gaps = [expected_gap(exact, scheduler, uniform(steps), kind) for steps in (5, 20, 100, 500, 1000)]
     assert min(gaps) > 0
     if dimensions == 1 and kind == "analytic":  # the reverse process is Gaussian, and of this variance
         assert max(gaps) < 1e-6
@@ -101,23 +69,36 @@ def test_the_bound_holds_and_the_gap_shrinks_as_steps_grow(dimensions, kind, gen
         assert all(few > many for few, many in zip(gaps, gaps[1:], strict=False)), gaps
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [10, 100])
+def test_the_measured_gap_is_the_expected_one(steps, generator):
+    """Of the bound above the true -log p, in pairs: far more precise than either."""
+    scheduler = exact_scheduler()
+    exact = gaussian(2, scheduler)
+    samples = exact.sample(4000, generator)
+    bound = variational_bound(
+        exact, scheduler, samples, timesteps=uniform(steps), data_levels=None, generator=generator
+    )
+    gaps = (bound.nats_per_sample + exact.log_prob(samples)) / (2 * math.log(2))
+    expected = expected_gap(exact, scheduler, uniform(steps), "fixed_small")
+    assert float(gaps.mean()) == pytest.approx(expected, abs=4 * float(gaps.std()) / 4000**0.5)
+    assert float(gaps.mean()) > 10 * float(gaps.std()) / 4000**0.5
+
+
+@pytest.mark.parametrize("schedule", PUBLISHED_GAPS)
 def test_the_gap_of_the_digits_mixture_is_the_published_one(schedule, generator):
     """64-D, exact score: 999 steps with the posterior's variance; with analytic variances 50 are enough."""
-    scheduler = DDPMFromScratchScheduler(beta_schedule=schedule, clip_sample=False)
-    means = load_digits().data[:600] / 8 - 1
-    exact = GaussianMixtureDenoiser(
-        means.tolist(), (0.01 * np.eye(64)).tolist(), scheduler.alphas_cumprod.tolist()
-    )
+    scheduler = exact_scheduler(schedule)
+    exact = narrow_mixture(digit_means(), 0.1, scheduler)
     samples = exact.sample(400, generator)
     truth = -exact.log_prob(samples) / (64 * math.log(2))
-    few = uniform(50)
+    few = list(range(0, 1000, 20))
     residuals = residual_curve(
         exact, scheduler, exact.sample(500, generator), timesteps=few, generator=generator
     )
     options = {"data_levels": None, "generator": generator}
     analytic = variational_bound(exact, scheduler, samples, timesteps=few, residuals=residuals, **options)
-    assert abs(analytic.bits_per_dim - float(truth.mean())) < 0.02
+    gaps = analytic.nats_per_sample / (64 * math.log(2)) - truth
+    assert float(gaps.mean()) < 0.02 + 2 * float(gaps.std()) / 400**0.5 < 0.05
     if schedule == "linear":
         fixed = variational_bound(exact, scheduler, samples, timesteps=few, **options)
         assert fixed.bits_per_dim - float(truth.mean()) == pytest.approx(25, abs=1.5)
@@ -125,14 +106,14 @@ def test_the_gap_of_the_digits_mixture_is_the_published_one(schedule, generator)
         # The decoder is no step of the chain; it has the variance that fits it.
         decoder = float(full.terms[0] - analytic.terms[0])
         assert full.bits_per_dim - decoder - float(truth.mean()) == pytest.approx(
-            SCHEDULES[schedule], abs=0.03
+            PUBLISHED_GAPS[schedule], abs=0.03
         )
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 64])
 def test_the_flow_gives_the_density_of_a_gaussian(dimensions, generator):
     scheduler = DDPMFromScratchScheduler(clip_sample=False, beta_schedule="squaredcos_cap_v2")
-    exact = exact_gaussian(dimensions, scheduler, generator)
+    exact = gaussian(dimensions, scheduler)
     samples = exact.sample(5, generator)
     first = float(scheduler.alphas_cumprod[0].double())
     truth = -exact.log_prob(first**0.5 * samples, first) - 0.5 * dimensions * math.log(first)
@@ -150,7 +131,7 @@ def test_the_flow_gives_the_density_of_a_gaussian(dimensions, generator):
 
 def test_hutchinsons_divergence_is_unbiased(generator):
     scheduler = DDPMFromScratchScheduler(clip_sample=False, beta_schedule="squaredcos_cap_v2")
-    exact = exact_gaussian(8, scheduler, generator)
+    exact = gaussian(8, scheduler)
     sample, steps = exact.sample(1, generator), uniform(30)
     right = flow_likelihood(exact, scheduler, sample, timesteps=steps, divergence="exact").nats
     drawn = flow_likelihood(exact, scheduler, sample.expand(400, 8), timesteps=steps, generator=generator)
@@ -308,13 +289,14 @@ def test_parts_merged_are_the_whole():
     whole = merged(parts)
     assert len(whole.nats_per_sample) == 9 and whole.timesteps.equal(parts[0].timesteps)
     assert whole.nats == pytest.approx((2 * parts[0].nats + 7 * parts[1].nats) / 9)
-    assert float(whole.counts.sum()) == 27
+    assert float(whole.counts.sum()) == 36 and whole.counts[0] == 9  # the decoder's is always there
     drawn = whole.counts > 0
     sums = sum((part.terms * part.counts).nan_to_num() for part in parts)
     torch.testing.assert_close(whole.terms[drawn], (sums / whole.counts)[drawn])
     assert bool(whole.terms[~drawn].isnan().all())
     # every sample is drawn equally often, so the mean of its terms is theirs
-    assert float(sums.sum()) * 20 / 27 + whole.prior == pytest.approx(whole.bits_per_dim)
+    steps = float(sums[1:].sum()) * 19 / 27
+    assert float(sums[0]) / 9 + steps + whole.prior == pytest.approx(whole.bits_per_dim)
 
 
 def test_the_stock_scheduler_gives_the_same_bound_and_flow(generator):
@@ -336,7 +318,7 @@ def test_timesteps_drawn_at_random_give_the_bound_in_the_mean(generator):
     drawn = variational_bound(
         network, scheduler, samples, data_levels=17, num_monte_carlo=5, generator=generator
     )
-    assert drawn.num_evaluations == 5 and full.num_evaluations == 20
+    assert drawn.num_evaluations == 6 and full.num_evaluations == 20
     assert 0 < abs(drawn.bits_per_dim - full.bits_per_dim) < 3 * drawn.standard_error
     assert drawn.standard_error > 2 * full.standard_error
     torch.testing.assert_close(drawn.terms, full.terms, rtol=0.5, atol=0)
@@ -345,26 +327,93 @@ def test_timesteps_drawn_at_random_give_the_bound_in_the_mean(generator):
     assert full.standard_error == pytest.approx(float(spread))
 
 
-def test_the_size_of_a_batch_and_labels_change_nothing(generator):
-    torch.manual_seed(0)
-    network = build_model(model_config("tiny") | {"num_class_embeds": 3}).double()
-    scheduler = DDPMFromScratchScheduler(20, beta_end=0.6)
-    labels = torch.tensor([0, 1, 2, 0])
-    each = [
+@pytest.mark.parametrize("batch_size", [3, 1000])
+@pytest.mark.parametrize("num_monte_carlo", [None, 4])
+def test_every_sample_keeps_its_label(batch_size, num_monte_carlo):
+    """A network that says the label: x_0 is estimated exactly if sample and label are of a pair."""
+    scheduler = DDPMFromScratchScheduler(20, beta_end=0.6, prediction_type="sample", clip_sample=False)
+    samples = torch.tensor([-1.0, -0.5, 0.0, 0.5])[:, None, None, None].expand(4, 1, 2, 2).double()
+
+    def network(sample, timesteps, class_labels):
+        assert len(sample) == len(timesteps) == len(class_labels) <= batch_size
+        return UNet2DOutput(sample=samples[class_labels].clone())
+
+    options = {"batch_size": batch_size, "data_levels": 17, "num_monte_carlo": num_monte_carlo}
+    right, wrong = (
+        variational_bound(network, scheduler, samples, class_labels=torch.tensor(labels), **options)
+        for labels in ([0, 1, 2, 3], [1, 0, 2, 3])
+    )
+    # all is known but which level it is: at the first timestep the decoder is a little wider than that
+    assert right.bits_per_dim < 0.1
+    each = wrong.nats_per_sample
+    assert bool((each[:2] > 100).all()) and bool((each[2:] < 1).all())
+
+
+def test_the_size_of_a_batch_changes_nothing():
+    """The noise is drawn in the same order."""
+    network, scheduler = tiny("fixed_small")
+    few, many = (
         variational_bound(
-            network, scheduler, digits(4)[i : i + 1], data_levels=17, class_labels=labels[i : i + 1],
-            timesteps=[4, 9], generator=torch.Generator().manual_seed(i),
-        ).bits_per_dim
-        for i in range(4)
-    ]  # fmt: skip
-    again = [
+            network, scheduler, digits(5), data_levels=17, timesteps=range(7), batch_size=size,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for size in (7, 35)
+    )  # fmt: skip
+    assert few.bits_per_dim == pytest.approx(many.bits_per_dim, rel=1e-9)
+
+
+def test_vectors_without_channels_are_samples_too():
+    """Samples of shape (B,): one number each."""
+    scheduler = DDPMFromScratchScheduler(50, beta_end=0.3, prediction_type="epsilon", clip_sample=False)
+    column = GaussianMixtureDenoiser([[0.2]], [[0.3]], scheduler.alphas_cumprod.tolist())
+
+    def network(sample, timesteps):
+        return UNet2DOutput(sample=column(sample[:, None], timesteps).sample[:, 0])
+
+    samples = column.sample(50, torch.Generator().manual_seed(0))
+    for measure, options in (
+        (variational_bound, {}),
+        (variational_bound, {"residuals": residual_curve(network, scheduler, samples[:, 0])}),
+        (flow_likelihood, {"divergence": "exact"}),
+    ):
+        flat, deep = (
+            measure(
+                model, scheduler, given, data_levels=None, generator=torch.Generator().manual_seed(0),
+                **options,
+            )
+            for model, given in ((network, samples[:, 0]), (column, samples))
+        )  # fmt: skip
+        assert flat.nats == pytest.approx(deep.nats)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_has_nearly_the_same_likelihood(dtype):
+    network, scheduler = tiny("fixed_large", dtype=torch.float32)
+    half, _ = tiny("fixed_large", dtype=dtype)
+    levels = 17 if dtype == torch.bfloat16 else 256
+    samples = digits(4, torch.float32) if levels == 17 else torch.arange(256).reshape(4, 1, 8, 8) / 127.5 - 1
+    for measure in (variational_bound, flow_likelihood):
+        values = [
+            measure(
+                each, scheduler, samples.to(each.dtype), data_levels=levels,
+                generator=torch.Generator().manual_seed(0),
+            ).bits_per_dim
+            for each in (network, half)
+        ]  # fmt: skip
+        assert values[0] == pytest.approx(values[1], rel=0.05), measure
+
+
+def test_a_scheduler_without_variance_type_has_that_of_ddpm():
+    network, scheduler = tiny("fixed_small")
+    solver = DPMSolverMultistepScheduler(num_train_timesteps=20, beta_end=0.6)
+    values = [
         variational_bound(
-            network, scheduler, digits(4)[i : i + 1], data_levels=17, class_labels=torch.tensor([2]),
-            timesteps=[9, 4], generator=torch.Generator().manual_seed(i),
-        ).bits_per_dim
-        for i in range(4)
-    ]  # fmt: skip
-    assert each[2] == again[2] and each[0] != again[0]
+            network, each, digits(4), data_levels=17, generator=torch.Generator().manual_seed(0)
+        )
+        for each in (solver, DDPMFromScratchScheduler(20, beta_end=0.6, clip_sample=False))
+    ]
+    assert values[0].variance_type == "fixed_small"
+    assert values[0].bits_per_dim == pytest.approx(values[1].bits_per_dim, rel=1e-5)
 
 
 def test_progress_is_told_of_every_evaluation(generator):
@@ -394,7 +443,7 @@ def test_levels_are_spread_over_their_bins(generator):
 
 def test_the_residual_curve_rises_to_the_variance_of_the_data(generator):
     scheduler = DDPMFromScratchScheduler(clip_sample=False)
-    exact = exact_gaussian(3, scheduler, generator)
+    exact = gaussian(3, scheduler)
     curve = residual_curve(exact, scheduler, exact.sample(2000, generator), timesteps=uniform(40))
     table, own = scheduler.alphas_cumprod.double()[uniform(40)][:, None], exact.variances[0]
     right = ((1 - table) * own / (table * own + 1 - table)).mean(1)
@@ -409,8 +458,13 @@ def test_the_residual_curve_rises_to_the_variance_of_the_data(generator):
     [
         ({"original_samples": torch.zeros(2, 1, 8, 8, dtype=torch.int64)}, TypeError, "original_samples"),
         ({"original_samples": torch.full((2, 1, 8, 8), 0.3).double()}, ValueError, "data_levels"),
-        ({"timesteps": [3, 3]}, ValueError, "timesteps are"),
-        ({"timesteps": [20]}, ValueError, "timesteps are"),
+        ({"original_samples": torch.zeros(0, 1, 8, 8).double()}, ValueError, "at least 1"),
+        ({"timesteps": [3, 3]}, ValueError, "must differ"),
+        ({"timesteps": [20]}, ValueError, "timestep is 20"),
+        ({"timesteps": [0.5]}, TypeError, "timestep is 0.5"),
+        ({"batch_size": -1}, ValueError, "batch_size"),
+        ({"class_labels": torch.zeros(3).long()}, ValueError, "class_labels have shape"),
+        ({"timesteps": [3], "num_monte_carlo": 1}, ValueError, "at least two timesteps"),
         ({"variance_type": "small"}, ValueError, "variance_type"),
         ({"num_monte_carlo": 0}, ValueError, "num_monte_carlo"),
         ({"residuals": torch.ones(3)}, ValueError, "residual_curve"),
@@ -429,9 +483,18 @@ def test_wrong_arguments_of_the_bound_are_one_error(options, error, says):
 
 def test_wrong_arguments_of_the_flow_are_one_error():
     network, scheduler = tiny("fixed_small")
-    for options, says in (({"divergence": "full"}, "divergence"), ({"num_probes": 0}, "num_probes")):
+    for options, says in (
+        ({"divergence": "full"}, "divergence"),
+        ({"num_probes": 0}, "num_probes"),
+        ({"timesteps": [4]}, "at least two"),
+        ({"batch_size": 0}, "batch_size"),
+    ):
         with pytest.raises(ValueError, match=says):
             flow_likelihood(network, scheduler, digits(2), **options)
+    with pytest.raises(ValueError, match="at least 2"):
+        residual_curve(network, scheduler, digits(1))
+    with pytest.raises(ValueError, match="batch_size"):
+        residual_curve(network, scheduler, digits(2), batch_size=-1)
 
 
 def test_a_network_that_is_not_finite_is_named():

@@ -73,11 +73,15 @@ def test_charts_are_written(tmp_path):
     terms = torch.tensor([0.2, float("nan"), 0.01])
     plots.bound_chart(torch.arange(3), {"fixed": terms, "learned": terms - 0.1}, tmp_path / "bound.png")
     plots.bound_chart(torch.arange(3), {"fixed": terms}, tmp_path / "positive.png")
-    for name in ("loss.png", "points.png", "bound.png", "positive.png"):
+    plots.point_sets({"one": np.zeros((5, 2))}, tmp_path / "one.png")
+    plots.point_sets({"one": np.zeros((5, 2)), "two": np.ones((3, 2))}, tmp_path / "sets.png")
+    for name in ("loss.png", "points.png", "bound.png", "positive.png", "one.png", "sets.png"):
         with Image.open(tmp_path / name) as picture:
-            assert picture.size[0] > 300
+            assert picture.size[0] > 250
     with pytest.raises(ValueError, match="points have shape"):
         plots.point_cloud(np.zeros((5, 3)), tmp_path / "x.png")
+    with pytest.raises(ValueError, match="got no points"):
+        plots.point_sets({}, tmp_path / "x.png")
     with pytest.raises(ValueError, match="got 0 lines"):
         plots.bound_chart(torch.arange(3), {}, tmp_path / "x.png")
     with pytest.raises(ValueError, match="one loss for each step"):

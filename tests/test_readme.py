@@ -26,6 +26,8 @@ def test_python_example_runs(code, tiny_run, tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), names)
     if "recovered" in names:
         assert float((names["recovered"] - names["x_0"]).abs().max()) < 1e-5
+    elif "bound" in names:
+        assert names["bound"].bits_per_dim > 0 and names["score"].shape == (10, 1, 8, 8)
     else:
         assert len(names.get("images", getattr(names.get("output"), "images", []))) in (1, 4)
 
@@ -58,7 +60,7 @@ def test_publishing_commands_run(tiny_run, tmp_path, run_here, loopback_hub):
 
 
 def test_examples_were_found():
-    assert len(PYTHON) == 4 and len(TRAINING) == 4 and len(PUBLISHING) == 3
+    assert len(PYTHON) == 5 and len(TRAINING) == 4 and len(PUBLISHING) == 3
 
 
 def test_every_command_of_the_makefile_in_the_readme_exists():

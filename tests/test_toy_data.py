@@ -150,3 +150,32 @@ def test_shapes_that_do_not_fit_are_refused(arguments, says):
     given = {"means": MEANS, "covariances": COVARIANCES, "alphas_cumprod": TABLE} | arguments
     with pytest.raises(ValueError, match=says):
         GaussianMixtureDenoiser(**given)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"covariances": [[1.0, 2.0], [2.0, 1.0]]}, "negative"),
+        ({"covariances": [[1.0, 0.9], [0.0, 1.0]]}, "symmetric"),
+        ({"weights": [-1.0]}, "weights are"),
+        ({"weights": [0.0]}, "weights are"),
+        ({"sample_shape": (5,)}, "sample_shape"),
+    ],
+    ids=str,
+)
+def test_what_is_no_mixture_is_refused(options, says):
+    given = {
+        "means": [[0.0, 0.0]],
+        "covariances": [[1.0, 0.0], [0.0, 1.0]],
+        "alphas_cumprod": [0.9],
+    } | options
+    with pytest.raises(ValueError, match=says):
+        GaussianMixtureDenoiser(**given)
+
+
+def test_it_stays_exact_in_half_precision(generator):
+    exact = GaussianMixtureDenoiser([[1.0, 1 / 3]], [[1.0, 0.1], [0.1, 1.0]], [0.9, 0.5])
+    sample = torch.randn(5, 2, generator=generator)
+    before = exact(sample, torch.tensor(1)).sample
+    assert torch.equal(exact.half()(sample, torch.tensor(1)).sample, before)
+    assert exact.centre.dtype == torch.float64

@@ -85,6 +85,8 @@ def add_likelihood(folder: Path, likelihood: dict[str, Any], chart: Path) -> Non
     if not path.is_file():
         return
     results = json.loads(path.read_text())
+    if not {"config", "data", "evaluation", "command"} <= set(results):
+        return
     replace_file(folder / chart.name, chart.read_bytes())
     replace_file(path, (json.dumps(results | {"likelihood": likelihood}, indent=2) + "\n").encode())
     write_card(folder, results.get("repo_id", folder.resolve().name))

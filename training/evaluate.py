@@ -152,12 +152,19 @@ def run(args: argparse.Namespace) -> None:
                 "give --output_dir, where the figures go."
             )
         output_dir = Path(args.pipeline) / "evaluation"
+    elif output_dir.resolve() == Path(args.pipeline).resolve():
+        raise ConfigError(
+            f"--output_dir is {str(output_dir)!r}, the pipeline's own folder, whose results.json is that of "
+            "its training: leave it out, and evaluation/ in it is used."
+        )
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch_size is {args.batch_size}, but must be at least 1.")
     for name in ("likelihood_samples", "likelihood_terms", "likelihood_flow", "likelihood_first_timestep"):
-        value = getattr(args, name)
+        value, least = getattr(args, name), 0 if name == "likelihood_first_timestep" else 1
         if value and not args.likelihood:
             raise ConfigError(f"--{name} is {value}, but goes with --likelihood: add that.")
-        if value is not None and value < (name != "likelihood_first_timestep"):
-            raise ConfigError(f"--{name} is {value}, but must be positive.")
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} is {value}, but must be at least {least}.")
     if not (args.num_samples or args.likelihood):
         raise ConfigError("--num_samples is 0 and --likelihood is not given: there is nothing to measure.")
     config = TrainingConfig(seed=args.seed, **{name: getattr(args, name) for name in DATA_FLAGS})
@@ -227,7 +234,8 @@ def run(args: argparse.Namespace) -> None:
         )
         if state.is_main_process:
             print(in_words(likelihood))
-            write_results(output_dir, results | {"likelihood": likelihood})
+            likelihood["mixed_precision"] = args.mixed_precision
+            write_results(output_dir, {"likelihood": likelihood})
             add_likelihood(Path(args.pipeline), likelihood, output_dir / CHART)
     if state.is_main_process:
         print(f"written to {output_dir / 'results.json'}")

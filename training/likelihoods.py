@@ -25,8 +25,10 @@ from ddpm_from_scratch.likelihood import (
     Likelihood,
     VariationalBound,
     flow_likelihood,
+    mean_residuals,
     merged,
-    residual_curve,
+    own_variance_type,
+    smooth_residuals,
     variational_bounds,
 )
 from ddpm_from_scratch.plots import bound_chart
@@ -45,16 +47,13 @@ STREAMS = ("residuals", "bound", "flow")
 
 @dataclass(frozen=True)
 class BoundFigures:
-    """The bound in a unit, and its parts: `total` = `prior` + `steps` + `decoder`.
-
-    `steps` and `decoder` are None if the decoder's term was not among those drawn.
-    """
+    """The bound in a unit, and its parts: `total` = `prior` + `steps` + `decoder`."""
 
     total: float
     standard_error: float | None
     prior: float
-    steps: float | None
-    decoder: float | None
+    steps: float
+    decoder: float
 
 
 def held_out_likelihood(
@@ -80,8 +79,8 @@ def held_out_likelihood(
         data: what it was trained on, and the held-out part if there is one.
         reference: held-out samples in place of those of `data`.
         num_samples: of the held-out ones, chosen at random; all if not given.
-        num_terms: so many terms of the bound, drawn for each sample, in place of all; then there are no
-            analytic variances, which need all timesteps.
+        num_terms: so many terms of the bound, drawn for each sample, and the decoder's, in place of all;
+            then there are no analytic variances, which need all timesteps.
         first_timestep: the chain visits it and all above; its decoder goes from there to the data.
         num_flow_timesteps: also integrate the probability flow, over so many timesteps, denser where there
             is little noise, with Hutchinson's divergence.
@@ -102,14 +101,21 @@ def held_out_likelihood(
     began, scheduler = time.perf_counter(), pipeline.scheduler
     last = len(scheduler.alphas_cumprod) - 1
     if not 0 <= first_timestep < last:
-        raise ConfigError(f"the first timestep is {first_timestep}, but must be in 0..{last - 1}.")
+        raise ConfigError(
+            f"the first of {last + 1} timesteps is {first_timestep}, but must be at least 0 and leave two."
+        )
     timesteps = range(first_timestep, last + 1)
     if num_flow_timesteps is not None and not 2 <= num_flow_timesteps <= len(timesteps):
         raise ConfigError(
             f"the timesteps of the flow are {num_flow_timesteps}, but must be in 2..{len(timesteps)}."
         )
+    if num_terms is not None and num_terms >= last - first_timestep:
+        raise ConfigError(
+            f"{num_terms} terms are to be drawn for each sample, but there are {last - first_timestep} "
+            "besides the decoder's: leave --likelihood_terms out, and all are taken."
+        )
     count = min(num_samples or held_out.count, held_out.count)
-    own = getattr(scheduler.config, "variance_type", "fixed_small")
+    own = own_variance_type(scheduler)
     kinds = [own, *(["fixed_small"] if own in LEARNED_VARIANCE_TYPES else [])]
     measure = _Measure(pipeline, batch_size, seed)
     num_training, residuals = 0, None
@@ -125,9 +131,13 @@ def held_out_likelihood(
     )  # fmt: skip
     if output_dir is not None and PartialState().is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
-        terms = {kind: bound.terms for kind, bound in bounds.items()}
-        bound_chart(bounds[own].timesteps, terms, output_dir / CHART)
+        scale = _units_of(bounds[own])
+        terms = {kind: scale * bound.terms for kind, bound in bounds.items()}
+        unit = "nats" if data.levels is None else "bits/dim"
+        bound_chart(bounds[own].timesteps, terms, output_dir / CHART, unit)
     likelihood = {
+        "dataset": data.name,
+        "reference": None if reference is None else reference.name,
         "unit": "nats per sample" if data.levels is None else "bits per dimension",
         "data_levels": data.levels,
         "num_samples": count,
@@ -135,6 +145,7 @@ def held_out_likelihood(
         "num_training_samples": num_training,
         "num_terms": bounds[own].num_evaluations,
         "num_timesteps": len(timesteps),
+        "device": PartialState().device.type,
         "first_timestep": first_timestep,
         "seed": seed,
         "variance_type": own,
@@ -143,8 +154,8 @@ def held_out_likelihood(
     if num_flow_timesteps is not None:
         flow = measure.flow(held_out, count, spread(timesteps, num_flow_timesteps), data.levels)
         likelihood["flow"] = {
-            "total": _in_unit(flow, flow.bits_per_dim),
-            "standard_error": _in_unit(flow, flow.standard_error),
+            "total": _units_of(flow) * flow.bits_per_dim,
+            "standard_error": _standard_error(flow),
             "num_evaluations": flow.num_evaluations,
             "divergence": flow.divergence,
             "dequantization": flow.dequantization,
@@ -159,17 +170,22 @@ def spread(timesteps: range, count: int) -> list[int]:
     return sorted({timesteps[place] for place in places.round().long().tolist()})
 
 
-def _in_unit(likelihood: Likelihood, value: float) -> float | None:
-    """Return bits per dimension of levels as they are, of other data as nats per sample; None for nan."""
-    in_nats = value * likelihood.num_dimensions * math.log(2)
-    in_unit = value if likelihood.data_levels is not None else in_nats
-    return in_unit if math.isfinite(in_unit) else None
+def _units_of(likelihood: Likelihood) -> float:
+    """Return what bits per dimension are multiplied by: 1 for levels, or what makes them nats per sample."""
+    return 1 if likelihood.data_levels is not None else likelihood.num_dimensions * math.log(2)
+
+
+def _standard_error(likelihood: Likelihood) -> float | None:
+    """Return it in the unit of the data; None for a single sample."""
+    error = _units_of(likelihood) * likelihood.standard_error
+    return error if math.isfinite(error) else None
 
 
 def _figures(bound: VariationalBound) -> BoundFigures:
-    total, prior, decoder = bound.bits_per_dim, bound.prior, bound.decoder
-    values = (total, bound.standard_error, prior, total - prior - decoder, decoder)
-    return BoundFigures(*(_in_unit(bound, value) for value in values))
+    total, prior, decoder = (
+        _units_of(bound) * value for value in (bound.bits_per_dim, bound.prior, bound.decoder)
+    )
+    return BoundFigures(total, _standard_error(bound), prior, total - prior - decoder, decoder)
 
 
 class _Measure:
@@ -187,16 +203,18 @@ class _Measure:
 
     def residuals(self, training: Source, count: int, timesteps: range) -> torch.Tensor:
         """Return the residual curve of training samples."""
-        curves = self._shared(
-            training, count, "residuals", residual_curve, len(timesteps), timesteps=timesteps
+        means = self._shared(
+            training, count, "residuals", mean_residuals, len(timesteps), timesteps=timesteps
         )
-        return torch.stack([curve * size for size, curve in curves]).sum(0) / count
+        mean = torch.stack([size * each for size, each in means]).sum(0) / count
+        return smooth_residuals(mean, training.read(_chosen(training, count)))
 
     def bounds(
         self, source: Source, count: int, kinds: list[str], timesteps: range, **options: Any
     ) -> dict[str, VariationalBound]:
         """Return the bounds of samples for several kinds of variance, merged."""
-        evaluations = options.get("num_monte_carlo") or len(timesteps)
+        drawn = options["num_monte_carlo"]
+        evaluations = len(timesteps) if drawn is None else drawn + 1
         options |= {"variance_types": kinds, "timesteps": timesteps}
         parts = self._shared(source, count, "bound", variational_bounds, evaluations, **options)
         return {kind: merged([part[kind] for _, part in parts]) for kind in kinds}
@@ -223,12 +241,12 @@ class _Measure:
         `steps` is what `function` tells its progress for each sample.
         """
         state = PartialState()
-        order = torch.randperm(source.count, generator=torch.Generator().manual_seed(0))[:count].tolist()
+        order = _chosen(source, count)
         streams = [order[i : i + SAMPLES_OF_A_STREAM] for i in range(0, count, SAMPLES_OF_A_STREAM)]
         dealt = range(state.process_index, len(streams), state.num_processes)
         progress = tqdm(
             total=sum(len(streams[number]) for number in dealt) * steps, desc=stream, unit_scale=True,
-            leave=False, disable=not state.is_main_process,
+            unit="evaluation" if steps > 1 else "sample", leave=False, disable=not state.is_main_process,
         )  # fmt: skip
         own = []
         with progress:
@@ -255,6 +273,11 @@ class _Measure:
         return [(size, result) for _, size, result in shared]
 
 
+def _chosen(source: Source, count: int) -> list[int]:
+    """Return which samples of a source are used."""
+    return torch.randperm(source.count, generator=torch.Generator().manual_seed(0))[:count].tolist()
+
+
 def in_words(likelihood: dict[str, Any]) -> str:
     """Return the figures as lines for a person."""
     unit = {"bits per dimension": "bits/dim"}.get(likelihood["unit"], "nats")
@@ -265,9 +288,7 @@ def in_words(likelihood: dict[str, Any]) -> str:
     )
     lines = [f"-log p of {likelihood['num_samples']} held-out samples is at most, by {terms}:"]
     for kind, bound in likelihood["bounds"].items():
-        parts = [
-            f"{name} {bound[name]:.4f}" for name in ("prior", "steps", "decoder") if bound[name] is not None
-        ]
+        parts = [f"{name} {bound[name]:.4f}" for name in ("prior", "steps", "decoder")]
         lines.append(f"  {kind} variances: {_with_error(bound)} {unit} ({', '.join(parts)})")
     if "flow" in likelihood:
         flow = likelihood["flow"]

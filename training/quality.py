@@ -132,9 +132,17 @@ def load_extractors(
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
-    """Write results.json; the folder is made if it is missing."""
+    """Write results.json: figures of samples, or the likelihood; what was measured of the other stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    path = folder / "results.json"
+    try:
+        earlier = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:  # damaged: there is nothing to keep
+        earlier = {}
+    kept = {
+        key: value for key, value in earlier.items() if (key == "likelihood") != ("likelihood" in results)
+    }
+    path.write_text(json.dumps(kept | results, indent=2) + "\n")
 
 
 def _write(folder: Path, results: dict[str, Any], samples: torch.Tensor, data: "Source") -> None:

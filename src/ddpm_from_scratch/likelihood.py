@@ -6,6 +6,7 @@ held-out data are: in bits per dimension for images with levels, in nats for con
 
 import functools
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -15,9 +16,16 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from . import checks
 from .diffusion import add_noise, gaussian_kl, gaussian_log_likelihood, learned_log_variance, scales
-from .predictions import alpha_prod_at, estimate_original, predict
+from .predictions import (
+    alpha_prod_at,
+    at_least_float32,
+    check_timesteps,
+    estimate_original,
+    in_its_precision,
+    predict,
+)
 from .reverse_chain import VARIANCE_TYPES
-from .score import falling_timesteps, flow_angles, integrate_flow, model_velocity
+from .score import flow_angles, integrate_flow, model_velocity
 from .variational_bound import BoundCoefficients, bound_coefficients, bound_terms, check_data_levels
 
 ANALYTIC = "analytic"
@@ -103,11 +111,10 @@ class FlowLikelihood(Likelihood):
 
 
 class _Noised(NamedTuple):
-    """A batch of pairs of a sample and a timestep, noised and denoised; the first three have shape (B,)."""
+    """A batch of pairs of a sample and a timestep, noised and denoised; the first two have shape (B,)."""
 
     rows: torch.Tensor
     columns: torch.Tensor
-    timesteps: torch.Tensor
     original: torch.Tensor
     noisy: torch.Tensor
     estimate: torch.Tensor
@@ -128,31 +135,51 @@ def _noised(
     """Yield every sample at every visited timestep, in batches of mixed timesteps.
 
     `visited` are timesteps, shape (S,); `drawn` are places in them for each sample, shape (N, k), if not all.
+    Rows and columns are on the CPU.
     """
-    num_samples = len(original_samples)
+    network, device, num_samples = in_its_precision(model), original_samples.device, len(original_samples)
+    if class_labels is not None:
+        if class_labels.shape != (num_samples,):
+            raise ValueError(
+                f"class_labels have shape {tuple(class_labels.shape)}, but there are {num_samples} samples: "
+                "give one label for each."
+            )
+        class_labels = class_labels.to(device)
     total = num_samples * (len(visited) if drawn is None else drawn.shape[1])
     for start in range(0, total, batch_size):
-        pair = torch.arange(start, min(start + batch_size, total), device=original_samples.device)
+        pair = torch.arange(start, min(start + batch_size, total))
         rows, columns = pair % num_samples, pair // num_samples
         columns = columns if drawn is None else drawn[rows, columns]
-        original, timesteps = original_samples[rows], visited[columns]
+        original, timesteps = original_samples[rows.to(device)], visited[columns].to(device)
         noise = randn_tensor(original.shape, generator, original.device, original.dtype)
         at_t = scales(alpha_prod_at(scheduler, timesteps, original))
         noisy = add_noise(original, noise, at_t)
-        labels = None if class_labels is None else class_labels[rows]
-        prediction, variance_values = predict(model, scheduler, noisy, timesteps, labels)
+        labels = None if class_labels is None else class_labels[rows.to(device)]
+        prediction, variance_values = predict(network, scheduler, noisy, timesteps, labels)
         estimate = estimate_original(prediction, noisy, at_t, scheduler)
-        yield _Noised(rows, columns, timesteps, original, noisy, estimate, variance_values)
+        yield _Noised(rows, columns, original, noisy, estimate, variance_values)
         if on_batch is not None:
             on_batch(len(pair))
 
 
 def _visited(scheduler: Any, timesteps: Sequence[int] | torch.Tensor | None) -> torch.Tensor:
     """Return the timesteps of a chain, rising, shape (S,); all if none are given."""
-    count = len(scheduler.alphas_cumprod)
-    chosen = range(count) if timesteps is None else sorted((int(t) for t in timesteps), reverse=True)
-    falling = falling_timesteps(chosen[::-1] if timesteps is None else chosen, count)
-    return torch.tensor(falling[::-1])
+    chosen = check_timesteps(
+        range(len(scheduler.alphas_cumprod)) if timesteps is None else timesteps, scheduler
+    )
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"timesteps are {reprlib.repr(chosen)}, but must differ: a chain visits each once.")
+    return torch.tensor(sorted(chosen))
+
+
+def _check_originals(original_samples: torch.Tensor, least: int = 1) -> torch.Tensor:
+    """Return samples, in float32 at least."""
+    checks.samples("original_samples", original_samples)
+    if len(original_samples) < least:
+        raise ValueError(
+            f"original_samples have shape {tuple(original_samples.shape)}, but at least {least} are needed."
+        )
+    return at_least_float32(original_samples)
 
 
 def variational_bound(
@@ -177,10 +204,12 @@ def variational_bound(
     with the terms of variational_bound.py, each at one draw of x_t for each sample. It is the bound of the
     chain that samples through these timesteps: the estimate of x_0 is clipped if the scheduler clips it.
 
-    Analytic variances are the best that do not depend on x_t, from the residuals E|x_0 - x_0_hat|^2 / D:
+    Analytic variances are the best Gaussian ones that do not depend on x_t, from the residuals
+    E|x_0 - x_0_hat|^2 / D:
 
     variance = posterior variance + (coefficient of x_0 in the posterior mean)^2 residual
-                                                              (Bao et al. 2022, arXiv:2201.06503, theorem 1)
+
+    (Bao et al. 2022, arXiv:2201.06503, theorem 1, for an exact network; arXiv:2206.07309 for any other.)
 
     Args:
         model: the network, in evaluation mode.
@@ -191,8 +220,8 @@ def variational_bound(
             scheduler's without.
         residuals: for analytic variances: of other data than these, at the same timesteps in rising order,
             shape (S,); see `residual_curve`.
-        num_monte_carlo: draw so many of the timesteps for each sample, uniformly, in place of all of them;
-            the bound stays unbiased.
+        num_monte_carlo: of each sample take the decoder's term and so many of the others, drawn uniformly
+            with replacement, in place of all of them; the bound stays unbiased.
         data_levels: 256 for 8-bit images at -1 + 2 k / 255, whose bound is on a probability and above 0; None
             for continuous data, whose bound is on a density.
         class_labels: of the samples, shape (N,).
@@ -204,7 +233,7 @@ def variational_bound(
         TypeError, ValueError: samples, timesteps, levels or residuals that do not fit.
         FloatingPointError: a bound that is not finite.
     """
-    own = ANALYTIC if residuals is not None else getattr(scheduler.config, "variance_type", "fixed_small")
+    own = ANALYTIC if residuals is not None else own_variance_type(scheduler)
     kind = variance_type or own
     bounds = variational_bounds(
         model,
@@ -221,6 +250,11 @@ def variational_bound(
         on_batch=on_batch,
     )
     return bounds[kind]
+
+
+def own_variance_type(scheduler: Any) -> str:
+    """Return the variance_type of a scheduler; that of DDPM for one that has none, such as DDIM."""
+    return getattr(scheduler.config, "variance_type", None) or "fixed_small"
 
 
 @torch.no_grad()
@@ -244,11 +278,11 @@ def variational_bounds(
     Their noise is the same, so their differences are known better than they are themselves. Arguments and
     errors as in `variational_bound`.
     """
-    checks.samples("original_samples", original_samples)
+    original_samples = _check_originals(original_samples)
     check_data_levels(original_samples, data_levels)
-    device = original_samples.device
-    visited = _visited(scheduler, timesteps).to(device)
-    table = scheduler.alphas_cumprod.cpu()[visited.cpu()]
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    visited, num_samples = _visited(scheduler, timesteps), len(original_samples)
+    table = scheduler.alphas_cumprod.cpu()[visited]
     for kind in variance_types:
         checks.choice("variance_type", kind, (*VARIANCE_TYPES, ANALYTIC))
     if (residuals is not None) != (ANALYTIC in variance_types):
@@ -259,45 +293,51 @@ def variational_bounds(
         )
     if residuals is not None:
         residuals = _check_residuals(residuals, visited)
-    drawn = None
+    drawn, weights = None, torch.ones(len(visited), dtype=torch.float64)
     if num_monte_carlo is not None:
-        shape = (len(original_samples), checks.integer("num_monte_carlo", num_monte_carlo, 1))
-        drawn = torch.randint(len(visited), shape, generator=generator).to(device)
+        shape = (num_samples, checks.integer("num_monte_carlo", num_monte_carlo, 1))
+        if len(visited) < 2:
+            raise ValueError("num_monte_carlo needs at least two timesteps, one of them for the decoder.")
+        others = torch.randint(1, len(visited), shape, generator=generator, device=_source(generator)).cpu()
+        drawn = torch.cat([torch.zeros(num_samples, 1, dtype=torch.int64), others], dim=1)
+        weights[1:] = (len(visited) - 1) / shape[1]
+    # Sums are kept on the CPU: not every device has float64.
     sums, totals = (
-        {kind: torch.zeros(size, dtype=torch.float64, device=device) for kind in variance_types}
-        for size in (len(visited), len(original_samples))
+        {kind: torch.zeros(size, dtype=torch.float64) for kind in variance_types}
+        for size in (len(visited), num_samples)
     )
-    counts = torch.zeros(len(visited), dtype=torch.float64, device=device)
+    counts = torch.zeros(len(visited), dtype=torch.float64)
     for batch in _noised(
         model, scheduler, original_samples, visited, drawn, class_labels, batch_size, generator, on_batch
     ):
-        coefficients = bound_coefficients(table, batch.columns, batch.noisy)
-        counts.index_add_(0, batch.columns, torch.ones_like(counts[batch.columns]))
+        columns = batch.columns.to(batch.noisy.device)
+        coefficients = bound_coefficients(table, columns, batch.noisy)
+        counts.index_add_(0, batch.columns, torch.ones_like(weights[batch.columns]))
         for kind in variance_types:
             log_variance = _log_variance(kind, batch, coefficients, residuals)
             terms = bound_terms(
-                batch.original, batch.estimate, log_variance, batch.columns, coefficients, data_levels
-            ).double()
+                batch.original, batch.estimate, log_variance, columns, coefficients, data_levels
+            )
+            terms = terms.cpu().double()
             sums[kind].index_add_(0, batch.columns, terms)
-            totals[kind].index_add_(0, batch.rows, terms)
-    weight = 1 if drawn is None else len(visited) / drawn.shape[1]
+            totals[kind].index_add_(0, batch.rows, weights[batch.columns] * terms)
     prior = _prior_terms(original_samples, table[-1])
     num_dimensions = original_samples[0].numel()
     bounds = {}
     for kind in variance_types:
-        nats = (weight * totals[kind] + prior) * num_dimensions * math.log(2)
+        nats = (totals[kind] + prior) * num_dimensions * math.log(2)
         if not bool(torch.isfinite(nats).all()):
             raise FloatingPointError(
                 f"the bound with variance_type {kind!r} is not finite: the network's output is not, or a "
                 "variance is so small that the distance from the estimate is infinite."
             )
         bounds[kind] = VariationalBound(
-            nats_per_sample=nats.cpu(),
+            nats_per_sample=nats,
             num_dimensions=num_dimensions,
             num_evaluations=len(visited) if drawn is None else drawn.shape[1],
-            timesteps=visited.cpu(),
-            terms=(sums[kind] / counts).cpu(),
-            counts=counts.cpu(),
+            timesteps=visited,
+            terms=sums[kind] / counts,
+            counts=counts,
             prior=float(prior.mean()),
             variance_type=kind,
             data_levels=data_levels,
@@ -326,7 +366,7 @@ def _check_residuals(residuals: torch.Tensor, visited: torch.Tensor) -> torch.Te
             f"residuals have shape {tuple(residuals.shape)}, but must be positive numbers, one for each of "
             f"the {len(visited)} timesteps: call residual_curve with the same timesteps."
         )
-    return residuals.to(visited.device)
+    return residuals.cpu()
 
 
 def _log_variance(
@@ -335,7 +375,8 @@ def _log_variance(
     """Return the logarithm of the variance of p(x_{t-1} | x_t), broadcastable to the samples."""
     if kind == ANALYTIC:
         assert residuals is not None
-        at_t = residuals[batch.columns].to(batch.noisy.dtype).reshape(coefficients.smallest.shape)
+        at_t = residuals[batch.columns].to(batch.noisy.dtype).to(batch.noisy.device)
+        at_t = at_t.reshape(coefficients.smallest.shape)
         to_prev = coefficients.posterior
         return torch.log(to_prev.variance + to_prev.original**2 * at_t)
     if kind in ("learned", "learned_range"):
@@ -348,18 +389,18 @@ def _log_variance(
             return batch.variance_values
         return learned_log_variance(batch.variance_values, coefficients.smallest, coefficients.largest)
     if kind in ("fixed_large", "fixed_large_log"):
-        # Of the last step beta is too small: it decodes with the smallest, as the releases of both papers do.
-        first = (batch.columns == 0).reshape(coefficients.smallest.shape)
+        # Beta is wider than the decoder needs: it takes the smallest, as the releases of both papers do.
+        first = (batch.columns == 0).to(batch.noisy.device).reshape(coefficients.smallest.shape)
         return torch.where(first, coefficients.smallest, coefficients.largest)
     return coefficients.smallest
 
 
 def _prior_terms(original_samples: torch.Tensor, alpha_prod_t: torch.Tensor) -> torch.Tensor:
     """Return KL(q(x_T | x_0) || N(0, I)) of each sample in bits per dimension, float64, shape (N,)."""
-    mean = float(alpha_prod_t.double()) ** 0.5 * original_samples.double()
-    nothing = torch.zeros((), dtype=torch.float64, device=mean.device)
-    log_variance = torch.log1p(-alpha_prod_t.double()).to(mean.device)
-    return gaussian_kl(mean, log_variance, nothing, nothing).flatten(1).mean(1) / math.log(2)
+    mean = alpha_prod_t.double() ** 0.5 * original_samples.cpu().double()
+    nothing = torch.zeros((), dtype=torch.float64)
+    terms = gaussian_kl(mean, torch.log1p(-alpha_prod_t.double()), nothing, nothing)
+    return terms.reshape(len(terms), -1).mean(1) / math.log(2)
 
 
 @torch.no_grad()
@@ -376,25 +417,60 @@ def residual_curve(
 ) -> torch.Tensor:
     """Return E|x_0 - x_0_hat|^2 / D at each timestep, for analytic variances, float64, shape (S,).
 
-    It cannot exceed the variance of the data nor fall as noise grows, so it is clipped to the one, and what
-    falls by chance is replaced by its mean (isotonic regression). The published estimate of the same
-    variance, 1 - E|eps_hat|^2 / D, is a small difference of large numbers at large t.
+    That of the best estimate neither exceeds the variance of the data nor falls as noise grows, so this one
+    is made so, by `smooth_residuals`. The published estimate of the same variance, 1 - E|eps_hat|^2 / D, is a
+    small difference of large numbers at large t.
 
-    Arguments as in `variational_bound`; the samples should be others than those whose likelihood is measured,
-    such as training data: then the bound holds for the latter.
+    Arguments and errors as in `variational_bound`; the samples, at least two, should be others than those
+    whose likelihood is measured, such as training data: then the bound holds for the latter.
     """
-    checks.samples("original_samples", original_samples)
-    device = original_samples.device
-    visited = _visited(scheduler, timesteps).to(device)
-    sums = torch.zeros(len(visited), dtype=torch.float64, device=device)
+    means = mean_residuals(
+        model,
+        scheduler,
+        _check_originals(original_samples, 2),
+        timesteps=timesteps,
+        class_labels=class_labels,
+        batch_size=batch_size,
+        generator=generator,
+        on_batch=on_batch,
+    )
+    return smooth_residuals(means, original_samples)
+
+
+@torch.no_grad()
+def mean_residuals(
+    model: Callable[..., Any],
+    scheduler: Any,
+    original_samples: torch.Tensor,
+    *,
+    timesteps: Sequence[int] | torch.Tensor | None = None,
+    class_labels: torch.Tensor | None = None,
+    batch_size: int = 1024,
+    generator: torch.Generator | None = None,
+    on_batch: Callable[[int], object] | None = None,
+) -> torch.Tensor:
+    """Return the mean of |x_0 - x_0_hat|^2 / D at each timestep as it is; see `residual_curve`."""
+    original_samples = _check_originals(original_samples)
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    visited = _visited(scheduler, timesteps)
+    sums = torch.zeros(len(visited), dtype=torch.float64)
     for batch in _noised(
         model, scheduler, original_samples, visited, None, class_labels, batch_size, generator, on_batch
     ):
-        squares = (batch.original - batch.estimate).double().square().flatten(1).mean(1)
-        sums.index_add_(0, batch.columns, squares)
-    data_variance = float(original_samples.double().var(0, correction=0).mean())
-    curve = (sums / len(original_samples)).clamp(max=data_variance)
-    return torch.tensor(_isotonic(curve.tolist()), dtype=torch.float64)
+        squares = (batch.original - batch.estimate).square()
+        sums.index_add_(0, batch.columns, squares.reshape(len(squares), -1).mean(1).cpu().double())
+    return sums / len(original_samples)
+
+
+def smooth_residuals(means: torch.Tensor, original_samples: torch.Tensor) -> torch.Tensor:
+    """Return mean residuals clipped to the variance of the data and made monotone (isotonic regression).
+
+    Args:
+        means: by rising timestep, shape (S,).
+        original_samples: x_0, shape (N, ...).
+    """
+    data_variance = float(original_samples.cpu().double().var(0, correction=0).mean())
+    return torch.tensor(_isotonic(means.clamp(max=data_variance).tolist()), dtype=torch.float64)
 
 
 def _isotonic(values: list[float]) -> list[float]:
@@ -456,23 +532,28 @@ def flow_likelihood(
         TypeError, ValueError: samples, timesteps, levels or a divergence that do not fit.
         FloatingPointError: a likelihood that is not finite.
     """
-    checks.samples("original_samples", original_samples)
+    original_samples = _check_originals(original_samples)
     checks.choice("divergence", divergence, DIVERGENCES)
     check_data_levels(original_samples, data_levels)
     num_probes = checks.integer("num_probes", num_probes, 1)
+    batch_size = checks.integer("batch_size", batch_size, 1)
     visited = _visited(scheduler, timesteps).tolist()
+    if len(visited) < 2:
+        raise ValueError("the flow goes from the first timestep to the last: give at least two.")
     angles, first = flow_angles(scheduler.alphas_cumprod), scheduler.alphas_cumprod[visited[0]].double()
     num_dimensions, results = original_samples[0].numel(), []
     bin_width = None if data_levels is None else 2 / (data_levels - 1)
     for rows in torch.arange(len(original_samples)).split(batch_size):
         original = original_samples[rows]
         if bin_width is not None:
-            spread = torch.rand(original.shape, generator=generator, dtype=original.dtype)
+            spread = torch.rand(
+                original.shape, generator=generator, dtype=original.dtype, device=_source(generator)
+            )
             original = original + bin_width * (spread.to(original.device) - 0.5)
         probes = (
             [_signs(original, generator) for _ in range(num_probes)] if divergence == "hutchinson" else None
         )
-        labels = None if class_labels is None else class_labels[rows]
+        labels = None if class_labels is None else class_labels[rows].to(original.device)
         velocity = model_velocity(model, scheduler, labels)
         latents, integral = integrate_flow(
             functools.partial(_velocity_and_divergence, velocity, probes),
@@ -480,12 +561,12 @@ def flow_likelihood(
             visited,
             angles,
         )
-        nothing = torch.zeros((), dtype=torch.float64, device=latents.device)
-        log_prior = gaussian_log_likelihood(latents.double(), nothing, nothing).flatten(1).sum(1)
+        nothing, latents = torch.zeros((), dtype=torch.float64), latents.cpu().double()
+        log_prior = gaussian_log_likelihood(latents, nothing, nothing).reshape(len(rows), -1).sum(1)
         results.append(-(log_prior + integral) - 0.5 * num_dimensions * float(torch.log(first)))
         if on_batch is not None:
             on_batch(len(rows))
-    nats = torch.cat(results).cpu()
+    nats = torch.cat(results)
     if bin_width is not None:
         nats -= num_dimensions * math.log(bin_width)
     if not bool(torch.isfinite(nats).all()):
@@ -501,8 +582,13 @@ def flow_likelihood(
 
 
 def _signs(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    signs = torch.randint(2, like.shape, generator=generator, dtype=like.dtype) * 2 - 1
-    return signs.to(like.device)
+    signs = torch.randint(2, like.shape, generator=generator, dtype=like.dtype, device=_source(generator))
+    return (2 * signs - 1).to(like.device)
+
+
+def _source(generator: torch.Generator | None) -> torch.device:
+    """Return where a generator draws."""
+    return torch.device("cpu") if generator is None else generator.device
 
 
 def _velocity_and_divergence(
@@ -511,7 +597,7 @@ def _velocity_and_divergence(
     sample: torch.Tensor,
     timestep: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return v and its divergence of each sample in float64, shape (B,); exact if there are no probes."""
+    """Return v and, on the CPU, its divergence of each sample, shape (B,); exact if there are no probes."""
     with torch.enable_grad():
         sample = sample.detach().requires_grad_()
         output = velocity(sample, timestep)
@@ -519,13 +605,14 @@ def _velocity_and_divergence(
         def slope(direction: torch.Tensor) -> torch.Tensor:
             """Return z . grad(z . v) of each sample."""
             (gradient,) = torch.autograd.grad(output, sample, direction, retain_graph=True)
-            return (gradient * direction).flatten(1).sum(1).double()
+            return (gradient * direction).reshape(len(sample), -1).sum(1)
 
         if probes is not None:
-            return output.detach(), torch.stack([slope(probe) for probe in probes]).mean(0)
-        total = torch.zeros(len(sample), dtype=torch.float64, device=sample.device)
-        for index in range(sample[0].numel()):
-            axis = torch.zeros_like(sample)
-            axis.flatten(1)[:, index] = 1
-            total += slope(axis)
-        return output.detach(), total
+            divergence = torch.stack([slope(probe) for probe in probes]).mean(0)
+        else:
+            axes = torch.eye(sample[0].numel(), dtype=sample.dtype, device=sample.device)
+            divergence = sum(
+                (slope(axis.reshape(sample[:1].shape).expand_as(sample)) for axis in axes),
+                start=sample.new_zeros(len(sample)),
+            )
+        return output.detach(), divergence.cpu().double()

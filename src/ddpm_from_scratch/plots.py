@@ -104,6 +104,29 @@ def point_cloud(points: np.ndarray, path: str | Path, reference: np.ndarray | No
     figure.savefig(path, dpi=120)
 
 
+def point_sets(points: dict[str, np.ndarray], path: str | Path) -> None:
+    """Save scatter plots of sets of 2-D points side by side as PNG.
+
+    Args:
+        points: name -> shape (N, 2).
+        path: of the picture.
+
+    Raises:
+        ValueError: no set.
+    """
+    if not points:
+        raise ValueError("got no points, but need at least one set.")
+    figure, panels = _new_figure(2.4 * len(points), 2.7, columns=len(points))
+    for axes, (name, cloud) in zip(np.atleast_1d(panels), points.items(), strict=True):
+        axes.scatter(*cloud.T, s=1.5, color=COLOURS[0], linewidths=0)
+        axes.set_aspect("equal")
+        axes.set_xlim(-2.8, 2.8)
+        axes.set_ylim(-2.8, 2.8)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+    figure.savefig(path, dpi=120)
+
+
 def schedule_chart(alphas_cumprod: dict[str, torch.Tensor], path: str | Path) -> None:
     """Save a chart of alpha-bar, SNR and posterior variance over time, one line for each schedule, as PNG.
 
@@ -141,30 +164,45 @@ def schedule_chart(alphas_cumprod: dict[str, torch.Tensor], path: str | Path) ->
     figure.savefig(path, dpi=120)
 
 
-def bound_chart(timesteps: torch.Tensor, terms: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Save a chart of the terms of the variational bound over the timestep as PNG, a line for each variance.
+def bound_chart(
+    timesteps: torch.Tensor, terms: dict[str, torch.Tensor], path: str | Path, unit: str = "bits/dim"
+) -> None:
+    """Save a chart of the terms of the variational bound, and of their sum from T down to t, as PNG.
+
+    One line for each kind of variance. The axis is t + 1, the number of noising steps; the sum at its left
+    end is the bound, but for the prior. Where a term is missing there is no sum.
 
     Args:
-        timesteps: rising, shape (S,); the axis is t + 1, the number of noising steps.
-        terms: what the variance is -> L_t in bits per dimension, shape (S,); nan is left out.
+        timesteps: rising, shape (S,).
+        terms: what the variance is -> L_t, shape (S,); nan where it is missing.
         path: of the picture.
+        unit: of the terms.
 
     Raises:
         ValueError: nothing to draw, or more than there are colours.
     """
     if not 0 < len(terms) <= len(COLOURS):
         raise ValueError(f"got {len(terms)} lines, but 1 to {len(COLOURS)} can be told apart.")
-    figure, axes = _new_figure()
-    for (name, values), colour, style in zip(terms.items(), COLOURS, ("-", "--") * 4, strict=False):
-        known = torch.isfinite(values)
-        axes.plot(
-            timesteps[known] + 1, values[known], color=colour, linestyle=style, linewidth=1.4, label=name
-        )
-    axes.set_xscale("log")
-    # A density's decoder may be below zero.
-    least = min(float(values[torch.isfinite(values)].min()) for values in terms.values())
-    axes.set_yscale("log" if least > 0 else "symlog", **({} if least > 0 else {"linthresh": 1e-4}))
-    axes.set_xlabel("timestep t + 1")
-    axes.set_ylabel("term of the bound (bits/dim)")
-    axes.legend(frameon=False)
+    known = torch.cat([values[torch.isfinite(values)] for values in terms.values()])
+    complete = len(known) == len(terms) * len(timesteps)
+    figure, panels = _new_figure(10, 4.0, columns=2) if complete else _new_figure()
+    each, summed = panels if complete else (panels, None)
+    for (name, values), colour, style in zip(terms.items(), COLOURS, ("-", "--", ":") * 3, strict=False):
+        present = torch.isfinite(values)
+        look: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": 1.6, "label": name}
+        each.plot(timesteps[present] + 1, values[present], **look)
+        if summed is not None:
+            summed.plot(timesteps + 1, values.flip(0).cumsum(0).flip(0), **look)
+    for axes in np.atleast_1d(panels):
+        axes.set_xscale("log")
+        axes.set_xlabel("timestep t + 1")
+    if float(known.min()) > 0:
+        each.set_yscale("log")
+        each.set_ylim(bottom=max(float(known.min()) / 2, float(known.max()) * 1e-6))
+    else:  # a density's decoder
+        each.set_yscale("symlog", linthresh=1e-4)
+    each.set_ylabel(f"term of the bound ({unit})")
+    if summed is not None:
+        summed.set_ylabel(f"sum of the terms from T down to t ({unit})")
+    np.atleast_1d(panels)[-1].legend(frameon=False)
     figure.savefig(path, dpi=120)

@@ -4,13 +4,53 @@ Works with any model called as `model(sample, timesteps).sample`, with this pack
 diffusers' own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
+from . import checks
 from .diffusion import Scales, broadcast_to_sample, dynamic_threshold, to_original
 from .reverse_chain import LEARNED_VARIANCE_TYPES
+
+
+def in_its_precision(model: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the network as a function of samples of any precision; one in half precision gets them so."""
+    dtype = getattr(model, "dtype", None)
+    if dtype not in (torch.float16, torch.bfloat16):
+        return model
+    return lambda sample, timesteps, **labels: model(sample.to(dtype), timesteps, **labels)
+
+
+def at_least_float32(sample: torch.Tensor) -> torch.Tensor:
+    """Return samples in float32 that are in half precision; others as they are."""
+    return sample.float() if sample.dtype in (torch.float16, torch.bfloat16) else sample
+
+
+def check_timesteps(timesteps: Iterable[Any], scheduler: Any, *, needs_original: bool = True) -> list[int]:
+    """Return timesteps as integers.
+
+    Args:
+        timesteps: numbers in 0..T-1, in any order.
+        scheduler: gives alphas_cumprod and prediction_type.
+        needs_original: whether the estimate of x_0 is needed at each.
+
+    Raises:
+        TypeError, ValueError: no timestep, one that is not an integer or out of range; or one whose alpha_bar
+            is 0, where the noise says nothing of x_0.
+    """
+    table = scheduler.alphas_cumprod
+    chosen = [checks.integer("a timestep", timestep, 0, len(table) - 1) for timestep in timesteps]
+    if not chosen:
+        raise ValueError("there are no timesteps, but at least one is needed.")
+    if needs_original and scheduler.config.prediction_type == "epsilon":
+        for timestep in (min(chosen), max(chosen)):
+            if float(table[timestep]) == 0:
+                raise ValueError(
+                    f"alpha_bar of timestep {timestep} is 0 (rescale_betas_zero_snr), where epsilon says "
+                    "nothing of x_0: leave it out of the timesteps, or take a network that predicts v."
+                )
+    return chosen
 
 
 def predict(

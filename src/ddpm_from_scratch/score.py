@@ -21,10 +21,12 @@ it is for noise around a point, so that a step depends neither on the state nor 
 
     eps = 4 r^2 (1 - alpha_bar_t)
 
+(On the VP process their algorithm 5 has another factor, alpha_t = 1 - beta_t; it is nearly 1, and left out.)
 The narrowest variance there is at t, 1 - alpha_bar_t, is then widened by the factor 1 / (1 - r^2).
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,7 +35,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from . import checks
 from .diffusion import scales, to_epsilon, to_velocity
-from .predictions import alpha_prod_at, predict
+from .predictions import alpha_prod_at, at_least_float32, check_timesteps, in_its_precision, predict
 
 Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -76,15 +78,31 @@ def tweedie(sample: torch.Tensor, score: torch.Tensor, alpha_prod_t: torch.Tenso
 def model_score(model: Callable[..., Any], scheduler: Any, class_labels: torch.Tensor | None = None) -> Score:
     """Return the function (x_t, timesteps of shape (B,) or one) -> score that a network and a scheduler are.
 
+    The score is float32, or float64 if x_t is.
+
     Args:
         model: the network.
         scheduler: gives alphas_cumprod and prediction_type.
         class_labels: of the samples, shape (B,).
+
+    Raises (the function):
+        TypeError, ValueError: samples or timesteps of a wrong kind or shape, or out of range.
     """
+    network, num_train_timesteps = in_its_precision(model), len(scheduler.alphas_cumprod)
 
     def score(sample: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        timesteps = checks.timesteps(timesteps, len(sample), len(scheduler.alphas_cumprod)).to(sample.device)
-        prediction, _ = predict(model, scheduler, sample, timesteps, class_labels)
+        sample = at_least_float32(checks.samples("sample", sample))
+        timesteps = checks.timesteps(timesteps, len(sample), num_train_timesteps)
+        # Elsewhere reading them would wait for the device, which looks them up and finds what is too large.
+        if (
+            timesteps.device.type == "cpu"
+            and not 0 <= int(timesteps.min()) <= int(timesteps.max()) < num_train_timesteps
+        ):
+            raise ValueError(
+                f"timesteps are {timesteps.tolist()[:8]}, but must be in 0..{num_train_timesteps - 1}."
+            )
+        timesteps = timesteps.to(sample.device)
+        prediction, _ = predict(network, scheduler, sample, timesteps, class_labels)
         alpha_prod_t = alpha_prod_at(scheduler, timesteps, sample)
         return score_from_model_output(prediction, sample, alpha_prod_t, scheduler.config.prediction_type)
 
@@ -110,12 +128,12 @@ def langevin(
         generator: source of the noise.
 
     Raises:
-        ValueError: a step size that is not positive.
+        ValueError: a step size that is not positive, or not finite.
     """
-    step_size = checks.real("step_size", step_size, 0)
+    step_size = checks.real("step_size", step_size, 0, exclusive=True)
     for _ in range(num_steps):
         noise = randn_tensor(sample.shape, generator, sample.device, sample.dtype)
-        sample = sample + 0.5 * step_size * score(sample) + step_size**0.5 * noise
+        sample = sample + 0.5 * step_size * score(sample).detach() + step_size**0.5 * noise
     return sample
 
 
@@ -124,9 +142,9 @@ def snr_step_size(alpha_prod_t: float, snr: float) -> float:
 
     Args:
         alpha_prod_t: alpha_bar_t.
-        snr: r, the norm of the score's part of a step over that of the noise; below 1.
+        snr: r, the norm of the score's part of a step over that of the noise; above 0 and below 1.
     """
-    return 4 * checks.real("snr", snr, 0, 1) ** 2 * (1 - alpha_prod_t)
+    return 4 * checks.real("snr", snr, 0, 1, exclusive=True) ** 2 * (1 - alpha_prod_t)
 
 
 @torch.no_grad()
@@ -146,8 +164,8 @@ def annealed_langevin(
     Langevin dynamics at falling levels of noise, each starting where the last one ended (Song & Ermon 2019,
     arXiv:1907.05600, algorithm 1). There a level adds noise of standard deviation sigma to the data; here it
     is x_t = sqrt(alpha_bar_t) (x_0 + sigma z), so from one level to the next the samples are multiplied by
-    the ratio of sqrt(alpha_bar). The last step is Tweedie's estimate of x_0, as in Song & Ermon 2020
-    (arXiv:2006.09011), sec. 3.5.
+    the ratio of sqrt(alpha_bar). The last step is Tweedie's estimate of x_0, as in Jolicoeur-Martineau et al.
+    2020 (arXiv:2009.05475).
 
     Args:
         model: the network.
@@ -162,15 +180,14 @@ def annealed_langevin(
     Raises:
         ValueError: timesteps that do not fall or are out of range, or a number out of range.
     """
-    table = scheduler.alphas_cumprod.double()
-    levels = (
-        geometric_timesteps(table, 100) if timesteps is None else falling_timesteps(timesteps, len(table))
-    )
+    table = scheduler.alphas_cumprod.cpu().double()
+    levels = geometric_timesteps(table, 100) if timesteps is None else falling_timesteps(timesteps, scheduler)
     score = model_score(model, scheduler, class_labels)
-    before = table[levels[0]]
-    for level in levels:
-        sample = sample * float(table[level] / before) ** 0.5
-        before = table[level]
+    sample = at_least_float32(sample)
+    for level, before in zip(levels, [levels[0], *levels], strict=False):
+        if level != before:
+            # From pure noise, whose alpha_bar is 0, there is nothing to bring to another scale.
+            sample = sample * float(table[level] / table[before] if table[before] > 0 else 1) ** 0.5
         step_size = snr_step_size(float(table[level]), snr)
         sample = langevin(_at(score, level), sample, step_size, steps_per_level, generator)
     last = torch.tensor(levels[-1:], device=sample.device)
@@ -191,7 +208,7 @@ def geometric_timesteps(alphas_cumprod: torch.Tensor, num_levels: int) -> list[i
         alphas_cumprod: alpha-bar, shape (T,).
         num_levels: how many, at most; where the table is coarse, two may fall together.
     """
-    alpha_prod = alphas_cumprod.double()
+    alpha_prod = alphas_cumprod.cpu().double()
     log_sigma = 0.5 * (torch.log1p(-alpha_prod) - torch.log(alpha_prod))
     log_sigma = log_sigma[log_sigma <= math.log(100)]
     wanted = torch.linspace(float(log_sigma[-1]), float(log_sigma[0]), num_levels, dtype=torch.float64)
@@ -199,15 +216,11 @@ def geometric_timesteps(alphas_cumprod: torch.Tensor, num_levels: int) -> list[i
     return sorted(set(nearest.tolist()), reverse=True)
 
 
-def falling_timesteps(timesteps: Sequence[int] | torch.Tensor, num_train_timesteps: int) -> list[int]:
-    """Return timesteps as integers; raise ValueError unless they fall and are in 0..T-1."""
-    chosen = [int(t) for t in timesteps]
-    falls = all(first > second for first, second in zip(chosen, chosen[1:], strict=False))
-    if not chosen or not falls or chosen[0] >= num_train_timesteps or chosen[-1] < 0:
-        raise ValueError(
-            f"timesteps are {chosen[:8]}{'...' if len(chosen) > 8 else ''}, but must fall and be in "
-            f"0..{num_train_timesteps - 1}."
-        )
+def falling_timesteps(timesteps: Sequence[int] | torch.Tensor, scheduler: Any) -> list[int]:
+    """Return timesteps as integers; raise ValueError unless they fall. See `predictions.check_timesteps`."""
+    chosen = check_timesteps(timesteps, scheduler, needs_original=False)
+    if any(first <= second for first, second in zip(chosen, chosen[1:], strict=False)):
+        raise ValueError(f"timesteps are {reprlib.repr(chosen)}, but must fall.")
     return chosen
 
 
@@ -236,13 +249,16 @@ def predictor_corrector(
         class_labels: of the samples, shape (B,).
         generator: source of the noise.
     """
-    score = model_score(model, scheduler, class_labels)
+    score, network = model_score(model, scheduler, class_labels), in_its_precision(model)
+    sample = at_least_float32(sample)
     labels = {} if class_labels is None else {"class_labels": class_labels}
     chain = [int(t) for t in scheduler.timesteps]
     for timestep, following in zip(chain, [*chain[1:], None], strict=True):
         at_t = torch.tensor(timestep, device=sample.device)
-        model_output = model(sample, at_t, **labels).sample
-        sample = scheduler.step(model_output, timestep, sample, generator=generator).prev_sample
+        model_output = network(sample, at_t, **labels).sample
+        sample = scheduler.step(
+            model_output.to(sample.dtype), timestep, sample, generator=generator
+        ).prev_sample
         if following is not None:
             step_size = snr_step_size(float(scheduler.alphas_cumprod[following]), snr)
             sample = langevin(_at(score, following), sample, step_size, corrector_steps, generator)
@@ -256,10 +272,11 @@ def model_velocity(
 
     Arguments as in `model_score`.
     """
+    network = in_its_precision(model)
 
     def velocity(sample: torch.Tensor, timestep: int) -> torch.Tensor:
         at_t = torch.tensor([timestep], device=sample.device)
-        prediction, _ = predict(model, scheduler, sample, at_t, class_labels)
+        prediction, _ = predict(network, scheduler, sample, at_t, class_labels)
         at_level = scales(alpha_prod_at(scheduler, at_t, sample))
         return to_velocity(prediction, sample, at_level, scheduler.config.prediction_type)
 
@@ -329,10 +346,10 @@ def probability_flow(
     Raises:
         ValueError: timesteps that neither rise nor fall, or are out of range.
     """
-    chosen = [int(t) for t in timesteps]
-    falling = falling_timesteps(sorted(chosen, reverse=True), len(scheduler.alphas_cumprod))
-    if chosen not in (falling, falling[::-1]):
-        raise ValueError(f"timesteps are {chosen[:8]}, but must all rise or all fall.")
+    chosen = check_timesteps(timesteps, scheduler)
+    if chosen not in (sorted(set(chosen)), sorted(set(chosen), reverse=True)):
+        raise ValueError(f"timesteps are {reprlib.repr(chosen)}, but must all rise or all fall.")
+    sample = at_least_float32(sample)
     velocity = model_velocity(model, scheduler, class_labels)
     angles = flow_angles(scheduler.alphas_cumprod)
     (sample,) = integrate_flow(lambda x, t: (velocity(x, t),), sample, chosen, angles)

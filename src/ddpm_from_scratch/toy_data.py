@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -206,8 +207,20 @@ class GaussianMixtureDenoiser(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"there are {len(centres)} means, but {len(shares)} weights and {len(spreads)} covariances."
             )
-        self.register_to_config(sample_shape=tuple(sample_shape or (centres.shape[1],)))
+        shape = tuple(sample_shape or (centres.shape[1],))
+        if math.prod(shape) != centres.shape[1]:
+            raise ValueError(f"sample_shape is {shape}, but a sample has {centres.shape[1]} numbers.")
+        if not (bool((shares >= 0).all()) and float(shares.sum()) > 0):
+            raise ValueError(f"weights are {shares.tolist()[:8]}, but must be positive, or some of them 0.")
+        self.register_to_config(sample_shape=shape)
+        if not torch.allclose(spreads, spreads.mT):
+            raise ValueError("covariances must be symmetric: the numbers at (i, j) and (j, i) equal.")
         variances, axes = torch.linalg.eigh(spreads if spreads.ndim == 3 else spreads[None])
+        if float(variances.min()) < -1e-6 * float(variances.max()):
+            raise ValueError(
+                f"a covariance has the variance {float(variances.min()):.3g} along one axis, but none may be "
+                "negative."
+            )
         # Means from their centre, because squares of small numbers keep more digits.
         self.register_buffer("centre", centres.mean(0))
         self.register_buffer("offsets", centres - centres.mean(0))
@@ -215,6 +228,10 @@ class GaussianMixtureDenoiser(ModelMixin, ConfigMixin):
         self.register_buffer("axes", axes)
         self.register_buffer("log_weights", torch.log(shares / shares.sum()))
         self.register_buffer("alpha_bar_table", torch.tensor(alphas_cumprod, dtype=torch.float64))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """Go to another device, but stay in float64."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     def _level(self, alpha_prod_t: float | torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(alpha_prod_t, dtype=torch.float64, device=self.centre.device)
@@ -296,8 +313,11 @@ class GaussianMixtureDenoiser(ModelMixin, ConfigMixin):
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return x_0 drawn from the mixture, float64, shape (num_samples, D)."""
-        which = torch.multinomial(self.log_weights.exp(), num_samples, replacement=True, generator=generator)
-        noise = torch.randn(num_samples, len(self.centre), generator=generator, dtype=torch.float64)
+        source, device = "cpu" if generator is None else generator.device, self.centre.device
+        shares = self.log_weights.exp().to(source)
+        which = torch.multinomial(shares, num_samples, replacement=True, generator=generator).to(device)
+        shape = num_samples, len(self.centre)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64, device=source).to(device)
         group = which if len(self.axes) > 1 else torch.zeros_like(which)
         scaled = (self.variances[group].sqrt() * noise)[..., None]
         return self.centre + self.offsets[which] + (self.axes[group] @ scaled)[..., 0]

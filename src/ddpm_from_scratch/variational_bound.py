@@ -74,7 +74,8 @@ def check_data_levels(samples: torch.Tensor, data_levels: int | None) -> None:
         raise ValueError(
             f"data_levels is {data_levels}, but must be at least 2, or None for continuous data."
         )
-    levels = (samples + 1) * (0.5 * (data_levels - 1))
+    precise = samples if samples.dtype == torch.float64 else samples.float()
+    levels = (precise + 1) * (0.5 * (data_levels - 1))
     off = (levels - levels.round().clamp(0, data_levels - 1)).abs()
     if off.numel() and not bool(off.max() < 0.05):
         wrong = float(samples.flatten()[off.argmax()])
@@ -126,4 +127,4 @@ def bound_terms(
             original_samples, mean, log_variance, data_levels
         )
     nats = torch.where(at_zero, -log_likelihood, kl)
-    return nats.flatten(1).mean(1) / math.log(2)
+    return nats.reshape(len(nats), -1).mean(1) / math.log(2)
