@@ -215,7 +215,7 @@ def test_command_measures_digits_the_same_with_one_and_two_processes(digits_pipe
     ranks, folder = two_processes
     (one, alike), (two, alike_two) = (results_of(f) for f in (digits_pipeline / "evaluation", folder))
     assert (one["num_processes"], two["num_processes"]) == (1, 2) and alike == alike_two
-    assert one["likelihood"]["num_samples"] == 150  # three streams: one process has two of them
+    assert one["likelihood"]["num_samples"] == 150  # five streams: one process has three of them
     del two["likelihood"]
     assert all(rank["status"] == 0 and rank["results"] == two for rank in ranks)  # in every process
     assert one["seconds_per_sample"] > 0 and one["network_evaluations"] == 3

@@ -15,6 +15,7 @@ from ddpm_from_scratch.likelihood import (
     flow_likelihood,
     merged,
     residual_curve,
+    smooth_residuals,
     variational_bound,
     variational_bounds,
 )
@@ -127,6 +128,17 @@ def test_the_flow_gives_the_density_of_a_gaussian(dimensions, generator):
     assert flow.noise_std == pytest.approx((1 / first - 1) ** 0.5)
     clean = -exact.log_prob(samples)
     torch.testing.assert_close(flow.nats_per_sample, clean, rtol=0, atol=0.01 * dimensions)
+
+
+def test_a_flow_that_starts_later_gives_the_density_of_noisier_data(generator):
+    """The density of x_t / sqrt(alpha_bar_t), taken at x_0."""
+    scheduler = exact_scheduler("cosine")
+    exact = gaussian(2, scheduler)
+    samples, level = exact.sample(5, generator), float(scheduler.alphas_cumprod[200].double())
+    flow = flow_likelihood(exact, scheduler, samples, timesteps=range(200, 1000, 7), divergence="exact")
+    truth = -exact.log_prob(level**0.5 * samples, level) - math.log(level)
+    torch.testing.assert_close(flow.nats_per_sample, truth, rtol=0, atol=5e-3)
+    assert flow.noise_std == pytest.approx((1 / level - 1) ** 0.5) and abs(math.log(level)) > 0.05
 
 
 def test_hutchinsons_divergence_is_unbiased(generator):
@@ -451,6 +463,12 @@ def test_the_residual_curve_rises_to_the_variance_of_the_data(generator):
     assert bool((curve.diff() >= 0).all())
     noisy = residual_curve(exact, scheduler, exact.sample(3, generator), timesteps=uniform(40))
     assert bool((noisy.diff() >= 0).all()) and bool((noisy.diff() == 0).any())
+
+
+def test_residuals_are_no_larger_than_the_variance_and_rise():
+    samples = torch.tensor([[1.0], [3.0]])  # of variance 1
+    smooth = smooth_residuals(torch.tensor([0.1, 0.4, 0.2, 5.0], dtype=torch.float64), samples)
+    torch.testing.assert_close(smooth, torch.tensor([0.1, 0.3, 0.3, 1.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config
 from ddpm_from_scratch.diffusion import PREDICTION_TYPES
@@ -108,6 +109,30 @@ def test_annealed_langevin_reaches_the_floor_of_the_data_in_a_thousand_evaluatio
     data, other, third = (exact.sample(2000, generator) for _ in range(3))
     floor = (sliced_wasserstein(data, other) + sliced_wasserstein(data, third)) / 2
     assert sliced_wasserstein(made, data) < 1.5 * floor
+
+
+def test_samples_go_from_level_to_level_at_the_scale_of_the_data():
+    """With no score and hardly any noise they are only brought to the scale of each level."""
+    scheduler = SCHEDULERS["ours"]
+
+    def network(sample, timesteps):
+        return UNet2DOutput(sample=torch.zeros_like(sample))
+
+    start = torch.tensor([[1.0, -2.0]])
+    made = annealed_langevin(network, scheduler, start, timesteps=[600, 300, 50], steps_per_level=1, snr=1e-7)
+    torch.testing.assert_close(made, start / scheduler.alphas_cumprod[600].sqrt(), rtol=1e-4, atol=0)
+
+
+def test_the_end_of_the_flow_may_be_denoised(generator):
+    scheduler = SCHEDULERS["ours"]
+    exact, noise = mixture(scheduler), torch.randn(5, 2, generator=generator)
+    chain = range(999, 99, -20)
+    noisy, denoised = (
+        probability_flow(exact, scheduler, noise, chain, denoise=denoise) for denoise in (False, True)
+    )
+    expected = exact.pred_original(noisy, scheduler.alphas_cumprod[chain[-1]].double())
+    torch.testing.assert_close(denoised, expected.float(), rtol=1e-4, atol=1e-4)
+    assert float((denoised - noisy).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])

@@ -38,7 +38,7 @@ from quality import Source, sources
 from seeds import stream_seed
 
 # Samples whose random numbers come from one stream; they are dealt to the processes.
-SAMPLES_OF_A_STREAM = 60
+SAMPLES_OF_A_STREAM = 32
 # Analytic variances are measured on so many training samples, or, if those are small, so many numbers.
 NUM_TRAINING_SAMPLES, NUM_TRAINING_NUMBERS = 60, 4096
 CHART = "bound.png"
