@@ -15,6 +15,8 @@ TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
 _DATA_LICENSES = {
     "digits": "CC BY 4.0 (Alpaydin & Kaynak 1998, UCI Machine Learning Repository; scikit-learn's copy)",
 } | dict.fromkeys(POINT_DATASETS, "none: the points are drawn from a formula")
+# What a run writes into results.json, and a card says.
+_RECORDED = {"config", "data", "evaluation", "command"}
 
 
 def write_card(folder: Path, repo_id: str) -> None:
@@ -28,7 +30,7 @@ def write_card(folder: Path, repo_id: str) -> None:
         ConfigError: results.json was written by an earlier version.
     """
     results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    if not {"config", "data", "command"} <= set(results):
+    if not _RECORDED <= set(results):
         raise ConfigError(
             f"{folder / 'results.json'} is of an earlier version, which did not record what a card says: "
             "delete it to publish without."
@@ -85,7 +87,7 @@ def add_likelihood(folder: Path, likelihood: dict[str, Any], chart: Path) -> Non
     if not path.is_file():
         return
     results = json.loads(path.read_text())
-    if not {"config", "data", "evaluation", "command"} <= set(results):
+    if not _RECORDED <= set(results):
         return
     replace_file(folder / chart.name, chart.read_bytes())
     replace_file(path, (json.dumps(results | {"likelihood": likelihood}, indent=2) + "\n").encode())

@@ -42,6 +42,7 @@ SAMPLES_OF_A_STREAM = 32
 # Analytic variances are measured on so many training samples, or, if those are small, so many numbers.
 NUM_TRAINING_SAMPLES, NUM_TRAINING_NUMBERS = 60, 4096
 CHART = "bound.png"
+SHORT_UNITS = {"nats per sample": "nats", "bits per dimension": "bits/dim"}
 STREAMS = ("residuals", "bound", "flow")
 
 
@@ -114,6 +115,7 @@ def held_out_likelihood(
             f"{num_terms} terms are to be drawn for each sample, but there are {last - first_timestep} "
             "besides the decoder's: leave --likelihood_terms out, and all are taken."
         )
+    unit = "nats per sample" if data.levels is None else "bits per dimension"
     count = min(num_samples or held_out.count, held_out.count)
     own = own_variance_type(scheduler)
     kinds = [own, *(["fixed_small"] if own in LEARNED_VARIANCE_TYPES else [])]
@@ -133,12 +135,11 @@ def held_out_likelihood(
         output_dir.mkdir(parents=True, exist_ok=True)
         scale = _units_of(bounds[own])
         terms = {kind: scale * bound.terms for kind, bound in bounds.items()}
-        unit = "nats" if data.levels is None else "bits/dim"
-        bound_chart(bounds[own].timesteps, terms, output_dir / CHART, unit)
+        bound_chart(bounds[own].timesteps, terms, output_dir / CHART, SHORT_UNITS[unit])
     likelihood = {
         "dataset": data.name,
         "reference": None if reference is None else reference.name,
-        "unit": "nats per sample" if data.levels is None else "bits per dimension",
+        "unit": unit,
         "data_levels": data.levels,
         "num_samples": count,
         "num_held_out": held_out.count,
@@ -280,7 +281,7 @@ def _chosen(source: Source, count: int) -> list[int]:
 
 def in_words(likelihood: dict[str, Any]) -> str:
     """Return the figures as lines for a person."""
-    unit = {"bits per dimension": "bits/dim"}.get(likelihood["unit"], "nats")
+    unit = SHORT_UNITS[likelihood["unit"]]
     terms = (
         f"all {likelihood['num_timesteps']} terms"
         if likelihood["num_terms"] == likelihood["num_timesteps"]

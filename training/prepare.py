@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 import checkpoint
 from config import TrainingConfig
 from data import TrainingData, load_training_data
-from ddpm_from_scratch.hub import prepare_repository
+from ddpm_from_scratch.hub import REPORT_FILES, prepare_repository
 from ddpm_from_scratch.models import MODEL_CONFIGS, load_model_config, model_config
 from errors import ConfigError, hub_errors
 from log import METRICS_FILE
@@ -135,8 +135,7 @@ def clear_earlier_run(folder: Path, config: TrainingConfig) -> None:
     if not checkpoint.list_checkpoints(folder) and not any(mark.exists() for mark in marks):
         return
     # The index first: without it the rest is no pipeline, so an interruption leaves none that is mixed.
-    reports = ("results.json", "README.md", "samples.png", "loss.png", "bound.png")
-    for name in ("model_index.json", "pipeline.py", *reports):
+    for name in ("model_index.json", "pipeline.py", *REPORT_FILES):
         (folder / name).unlink(missing_ok=True)
     for old in checkpoint.list_checkpoints(folder):
         delete_folder(old)

@@ -294,6 +294,11 @@ def guided_output(
     return unconditional + guidance_scale * (conditional - unconditional)
 
 
+def at_least_float32(sample: torch.Tensor) -> torch.Tensor:
+    """Return samples in float32 that are in half precision; others as they are."""
+    return sample if sample.dtype in (torch.float32, torch.float64) else sample.float()
+
+
 def dynamic_threshold(original_samples: torch.Tensor, ratio: float, largest: float) -> torch.Tensor:
     """Return x_0 clamped to [-s, s] and divided by s, with s a quantile of |x_0| of each sample.
 
@@ -306,9 +311,8 @@ def dynamic_threshold(original_samples: torch.Tensor, ratio: float, largest: flo
     """
     if not original_samples.numel():
         return original_samples
-    rows = original_samples.reshape(len(original_samples), -1)
-    if rows.dtype not in (torch.float32, torch.float64):
-        rows = rows.float()  # quantile has no half-precision kernel
+    # quantile has no half-precision kernel
+    rows = at_least_float32(original_samples.reshape(len(original_samples), -1))
     limit = _quantile(rows.abs(), ratio).clamp(min=1, max=largest)[:, None]
     return (rows.clamp(-limit, limit) / limit).reshape(original_samples.shape).to(original_samples.dtype)
 

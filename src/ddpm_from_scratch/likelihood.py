@@ -15,18 +15,23 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from . import checks
-from .diffusion import add_noise, gaussian_kl, gaussian_log_likelihood, learned_log_variance, scales
+from .diffusion import add_noise, at_least_float32, gaussian_kl, gaussian_log_likelihood, scales
 from .predictions import (
     alpha_prod_at,
-    at_least_float32,
     check_timesteps,
     estimate_original,
     in_its_precision,
     predict,
 )
-from .reverse_chain import VARIANCE_TYPES
+from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
 from .score import flow_angles, integrate_flow, model_velocity
-from .variational_bound import BoundCoefficients, bound_coefficients, bound_terms, check_data_levels
+from .variational_bound import (
+    BoundCoefficients,
+    bound_coefficients,
+    bound_terms,
+    check_data_levels,
+    network_log_variance,
+)
 
 ANALYTIC = "analytic"
 DIVERGENCES = ("exact", "hutchinson")
@@ -379,15 +384,13 @@ def _log_variance(
         at_t = at_t.reshape(coefficients.smallest.shape)
         to_prev = coefficients.posterior
         return torch.log(to_prev.variance + to_prev.original**2 * at_t)
-    if kind in ("learned", "learned_range"):
+    if kind in LEARNED_VARIANCE_TYPES:
         if batch.variance_values is None:
             raise ValueError(
                 f"variance_type is {kind!r}, but the scheduler's is fixed and so is the network's output: "
                 "set the scheduler's variance_type, or leave it out here."
             )
-        if kind == "learned":
-            return batch.variance_values
-        return learned_log_variance(batch.variance_values, coefficients.smallest, coefficients.largest)
+        return network_log_variance(batch.variance_values, coefficients, kind)
     if kind in ("fixed_large", "fixed_large_log"):
         # Beta is wider than the decoder needs: it takes the smallest, as the releases of both papers do.
         first = (batch.columns == 0).to(batch.noisy.device).reshape(coefficients.smallest.shape)
@@ -403,17 +406,8 @@ def _prior_terms(original_samples: torch.Tensor, alpha_prod_t: torch.Tensor) -> 
     return terms.reshape(len(terms), -1).mean(1) / math.log(2)
 
 
-@torch.no_grad()
 def residual_curve(
-    model: Callable[..., Any],
-    scheduler: Any,
-    original_samples: torch.Tensor,
-    *,
-    timesteps: Sequence[int] | torch.Tensor | None = None,
-    class_labels: torch.Tensor | None = None,
-    batch_size: int = 1024,
-    generator: torch.Generator | None = None,
-    on_batch: Callable[[int], object] | None = None,
+    model: Callable[..., Any], scheduler: Any, original_samples: torch.Tensor, **options: Any
 ) -> torch.Tensor:
     """Return E|x_0 - x_0_hat|^2 / D at each timestep, for analytic variances, float64, shape (S,).
 
@@ -421,19 +415,17 @@ def residual_curve(
     is made so, by `smooth_residuals`. The published estimate of the same variance, 1 - E|eps_hat|^2 / D, is a
     small difference of large numbers at large t.
 
-    Arguments and errors as in `variational_bound`; the samples, at least two, should be others than those
-    whose likelihood is measured, such as training data: then the bound holds for the latter.
+    Args:
+        model: the network, in evaluation mode.
+        scheduler: gives alphas_cumprod and the configuration.
+        original_samples: at least two; others than those whose likelihood is measured, such as training data:
+            then the bound holds for the latter.
+        **options: timesteps, class_labels, batch_size, generator and on_batch, as in `variational_bound`.
+
+    Raises:
+        TypeError, ValueError: as in `variational_bound`.
     """
-    means = mean_residuals(
-        model,
-        scheduler,
-        _check_originals(original_samples, 2),
-        timesteps=timesteps,
-        class_labels=class_labels,
-        batch_size=batch_size,
-        generator=generator,
-        on_batch=on_batch,
-    )
+    means = mean_residuals(model, scheduler, _check_originals(original_samples, 2), **options)
     return smooth_residuals(means, original_samples)
 
 

@@ -14,14 +14,13 @@ from . import checks
 from .diffusion import (
     add_noise,
     check_prediction_type,
-    learned_log_variance,
     scales,
     to_original,
     training_target,
 )
 from .noise_schedules import snr
 from .predictions import alpha_prod_at, predict
-from .variational_bound import bound_coefficients, bound_terms
+from .variational_bound import bound_coefficients, bound_terms, network_log_variance
 
 LOSS_WEIGHTINGS = ("none", "min_snr")
 
@@ -147,9 +146,7 @@ def denoising_losses(
         return losses
     vlb_weight = checks.real("vlb_weight", vlb_weight, 0)
     coefficients = bound_coefficients(scheduler.alphas_cumprod, timesteps, noisy_samples)
-    log_variance = variance_values
-    if scheduler.config.variance_type == "learned_range":
-        log_variance = learned_log_variance(variance_values, coefficients.smallest, coefficients.largest)
+    log_variance = network_log_variance(variance_values, coefficients, scheduler.config.variance_type)
     estimate = to_original(prediction.detach(), noisy_samples, at_t, prediction_type)
     terms = bound_terms(original_samples, estimate, log_variance, timesteps, coefficients, data_levels)
     return losses + vlb_weight * len(scheduler.alphas_cumprod) * terms

@@ -22,11 +22,6 @@ def in_its_precision(model: Callable[..., Any]) -> Callable[..., Any]:
     return lambda sample, timesteps, **labels: model(sample.to(dtype), timesteps, **labels)
 
 
-def at_least_float32(sample: torch.Tensor) -> torch.Tensor:
-    """Return samples in float32 that are in half precision; others as they are."""
-    return sample.float() if sample.dtype in (torch.float16, torch.bfloat16) else sample
-
-
 def check_timesteps(timesteps: Iterable[Any], scheduler: Any, *, needs_original: bool = True) -> list[int]:
     """Return timesteps as integers.
 

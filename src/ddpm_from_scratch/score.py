@@ -34,8 +34,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from . import checks
-from .diffusion import scales, to_epsilon, to_velocity
-from .predictions import alpha_prod_at, at_least_float32, check_timesteps, in_its_precision, predict
+from .diffusion import at_least_float32, scales, to_epsilon, to_velocity
+from .predictions import alpha_prod_at, check_timesteps, in_its_precision, predict
 
 Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -190,8 +190,13 @@ def annealed_langevin(
             sample = sample * float(table[level] / table[before] if table[before] > 0 else 1) ** 0.5
         step_size = snr_step_size(float(table[level]), snr)
         sample = langevin(_at(score, level), sample, step_size, steps_per_level, generator)
-    last = torch.tensor(levels[-1:], device=sample.device)
-    return tweedie(sample, score(sample, last), alpha_prod_at(scheduler, last, sample))
+    return _denoised(score, scheduler, sample, levels[-1])
+
+
+def _denoised(score: Score, scheduler: Any, sample: torch.Tensor, timestep: int) -> torch.Tensor:
+    """Return Tweedie's estimate of x_0 at one timestep."""
+    at_t = torch.tensor([timestep], device=sample.device)
+    return tweedie(sample, score(sample, at_t), alpha_prod_at(scheduler, at_t, sample))
 
 
 def _at(score: Score, timestep: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -355,6 +360,4 @@ def probability_flow(
     (sample,) = integrate_flow(lambda x, t: (velocity(x, t),), sample, chosen, angles)
     if not denoise:
         return sample
-    last = torch.tensor(chosen[-1:], device=sample.device)
-    score = model_score(model, scheduler, class_labels)(sample, last)
-    return tweedie(sample, score, alpha_prod_at(scheduler, last, sample))
+    return _denoised(model_score(model, scheduler, class_labels), scheduler, sample, chosen[-1])

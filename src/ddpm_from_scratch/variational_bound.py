@@ -15,10 +15,12 @@ import torch
 
 from .diffusion import (
     Posterior,
+    at_least_float32,
     broadcast_to_sample,
     discretized_gaussian_log_likelihood,
     gaussian_kl,
     gaussian_log_likelihood,
+    learned_log_variance,
     posterior,
     step_beta,
 )
@@ -61,6 +63,21 @@ def bound_coefficients(
     return BoundCoefficients(Posterior(*to_prev_at_t), smallest, largest)
 
 
+def network_log_variance(
+    variance_values: torch.Tensor, coefficients: BoundCoefficients, variance_type: str
+) -> torch.Tensor:
+    """Return the logarithm of the variance that a network chose, in the shape of its variance values.
+
+    Args:
+        variance_values: of the network, shape (B, ...).
+        coefficients: of the same timesteps.
+        variance_type: "learned" or "learned_range".
+    """
+    if variance_type == "learned":
+        return variance_values
+    return learned_log_variance(variance_values, coefficients.smallest, coefficients.largest)
+
+
 def check_data_levels(samples: torch.Tensor, data_levels: int | None) -> None:
     """Raise ValueError unless all values are on the levels -1 + 2 k / (data_levels - 1).
 
@@ -74,8 +91,7 @@ def check_data_levels(samples: torch.Tensor, data_levels: int | None) -> None:
         raise ValueError(
             f"data_levels is {data_levels}, but must be at least 2, or None for continuous data."
         )
-    precise = samples if samples.dtype == torch.float64 else samples.float()
-    levels = (precise + 1) * (0.5 * (data_levels - 1))
+    levels = (at_least_float32(samples) + 1) * (0.5 * (data_levels - 1))
     off = (levels - levels.round().clamp(0, data_levels - 1)).abs()
     if off.numel() and not bool(off.max() < 0.05):
         wrong = float(samples.flatten()[off.argmax()])
