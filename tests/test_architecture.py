@@ -20,6 +20,8 @@ LEVELS = {
     "toy_data": 2,
     "forward_process": 2,
     "reverse_chain": 2,
+    "few_step_profile": 2,
+    "exponential_adams": 0,
     "scheduler_settings": 3,
     "predictions": 3,
     "objectives": 4,
@@ -31,9 +33,11 @@ LEVELS = {
     "model_cards": 0,
     "commits": 0,
     "hub": 1,
-    "scheduling_ddpm_from_scratch": 4,
-    "pipeline_ddpm_from_scratch": 5,
-    "__init__": 6,
+    "scheduler_base": 4,
+    "scheduling_ddpm_from_scratch": 5,
+    "scheduling_few_step": 5,
+    "pipeline_ddpm_from_scratch": 6,
+    "__init__": 7,
 }
 ONLY_FOR_TRAINING = {"accelerate", "datasets", "transformers", "sklearn", "yaml", "tqdm"}
 

@@ -17,6 +17,7 @@ from diffusers import (
     ControlNetModel,
     DDPMScheduler,
     DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
     HunyuanDiT2DModel,
     Kandinsky3UNet,
     LatteTransformer3DModel,
@@ -41,7 +42,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ddpm_from_scratch import DDPMFromScratchScheduler
+from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler
 
 WIDTH = 8  # of text and image embeddings
 TEXT_LENGTH = 7
@@ -723,3 +724,51 @@ def test_takes_the_config_of_another_scheduler(name, stored, tmp_path, calls):
 
     assert {type(scheduler) for scheduler, _ in calls} == {DDPMFromScratchScheduler}
     assert np.array_equal(stock, ours)
+
+
+# Image-to-image pipelines take only the last steps, where a corrector has nothing left to correct.
+WHOLE_CHAINS = (
+    "StableDiffusionPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionControlNetPipeline",
+    "StableDiffusionAdapterPipeline",
+    "StableDiffusionPAGPipeline",
+    "StableDiffusionXLPipeline",
+    "PixArtAlphaPipeline",
+    "PixArtSigmaPipeline",
+    "HunyuanDiTPipeline",
+    "AnimateDiffPipeline",
+    "LattePipeline",
+)
+LAST_STEPS = (
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionControlNetImg2ImgPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+)
+
+
+@pytest.mark.filterwarnings("ignore:The decode_latents method is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", (*WHOLE_CHAINS, *LAST_STEPS))
+def test_few_step_scheduler_takes_the_place_of_dpm_solver(name):
+    """Without corrector, on the same timesteps, the two are the same."""
+    pipe, inputs = build(name)
+    config = {key: value for key, value in pipe.scheduler.config.items() if key != "clip_sample"}
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(
+        config, solver_type="heun", timestep_spacing="trailing"
+    )
+    stock = run(pipe, inputs, seed=1)
+    pipe.scheduler.set_timesteps(4)
+    visited = pipe.scheduler.timesteps.tolist()
+    calibration = {"steps": {"4": {"timesteps": visited, "noise_level": 0.0}}}
+
+    ours = {}
+    for corrector_order in (0, 2):
+        pipe.scheduler = FewStepScheduler.from_config(
+            config, calibration=calibration, corrector_order=corrector_order
+        )
+        ours[corrector_order] = run(pipe, inputs, seed=1)
+    assert np.abs(ours[0] - stock).max() < 1e-3
+    assert np.isfinite(ours[2]).all()
+    assert np.array_equal(ours[2], ours[0]) == (name in LAST_STEPS)

@@ -6,6 +6,7 @@ from .models import MODEL_CONFIGS, PointDenoiser, build_model, load_model_config
 from .noise_schedules import BETA_SCHEDULES
 from .pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchPipelineOutput
 from .scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
+from .scheduling_few_step import FewStepScheduler
 
 __version__ = "0.1.0"
 
@@ -15,6 +16,7 @@ __all__ = [
     "DDPMFromScratchPipeline",
     "DDPMFromScratchPipelineOutput",
     "DDPMFromScratchScheduler",
+    "FewStepScheduler",
     "PointDenoiser",
     "SchedulerWarning",
     "build_model",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from .diffusion import Posterior, Scales, broadcast_to_sample, posterior, scales, step_beta
+from .timestep_spacing import Chain
 
 VARIANCE_TYPES = (
     "fixed_small",
@@ -42,7 +43,7 @@ class Step(NamedTuple):
     adds_noise: bool
 
 
-class ReverseChain:
+class ReverseChain(Chain):
     """The steps of a chain through `timesteps`, from noisy to clean.
 
     Args:
@@ -52,9 +53,8 @@ class ReverseChain:
     """
 
     def __init__(self, alphas_cumprod: torch.Tensor, timesteps: list[int], variance_type: str):
-        self.timesteps = timesteps
+        super().__init__(timesteps)
         self._num_train_timesteps = len(alphas_cumprod)
-        self._index_of = {t: index for index, t in enumerate(self.timesteps)}
         with torch.inference_mode(False):
             self._visited = torch.tensor(timesteps, device="cpu")
             self._table = self._coefficients(alphas_cumprod.cpu()[self._visited], variance_type)
@@ -87,21 +87,6 @@ class ReverseChain:
         signal, noise, original, sample, variance, noise_std, *log_variances = values
         to_prev = Posterior(original, sample, variance)
         return Step(Scales(signal, noise), to_prev, noise_std, tuple(log_variances), is_last, adds_noise)
-
-    def index(self, timestep: int) -> int:
-        """Return the position of `timestep` in the chain.
-
-        Raises:
-            ValueError: it is not in the chain.
-        """
-        index = self._index_of.get(timestep)
-        if index is None:
-            shown = ", ".join(map(str, self.timesteps[:5])) + (", ..." if len(self.timesteps) > 5 else "")
-            raise ValueError(
-                f"timestep {timestep} is not one of the {len(self.timesteps)} that set_timesteps chose "
-                f"({shown}). Call step only with values of scheduler.timesteps."
-            )
-        return index
 
     def step(self, index: int) -> Step:
         """Return the coefficients of the step at a position of the chain, 0 being the noisiest."""

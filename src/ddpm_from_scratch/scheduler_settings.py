@@ -41,6 +41,21 @@ _SHAPE_DEFAULTS = {
 # Schedules that DDPMScheduler computes right (diffusers 0.42.1).
 _STOCK_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
+# Setting -> its smallest and largest value; those of `_INSIDE` must lie between.
+_REAL_SETTINGS: dict[str, tuple[float, float]] = {
+    "clip_sample_range": (0, math.inf),
+    "sample_max_value": (1, math.inf),
+    "dynamic_thresholding_ratio": (0, 1),
+    "cosine_s": (0, 1),
+    "max_beta": (0, 1),
+    "beta_start": (0, 1),
+    "beta_end": (0, 1),
+    "sigmoid_start": (-100, 100),
+    "sigmoid_end": (-100, 100),
+    "sigmoid_tau": (0.01, 1e6),
+}
+_INSIDE = ("max_beta", "beta_start", "beta_end")
+
 # No schedule needs more, and its tables are allocated.
 MAX_TRAIN_TIMESTEPS = 1_000_000
 
@@ -58,21 +73,15 @@ def checked_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     num_train_timesteps = checks.integer(
         "num_train_timesteps", config["num_train_timesteps"], 1, MAX_TRAIN_TIMESTEPS
     )
-    settings: dict[str, Any] = {
-        "num_train_timesteps": num_train_timesteps,
-        "steps_offset": checks.integer("steps_offset", config["steps_offset"], 0, num_train_timesteps - 1),
-        "clip_sample_range": checks.real("clip_sample_range", config["clip_sample_range"], 0),
-        "sample_max_value": checks.real("sample_max_value", config["sample_max_value"], 1),
-        "cosine_s": checks.real("cosine_s", config["cosine_s"], 0, 1),
-        "max_beta": checks.real("max_beta", config["max_beta"], 0, 1, exclusive=True),
-        "sigmoid_tau": checks.real("sigmoid_tau", config["sigmoid_tau"], 0.01, 1e6),
+    settings: dict[str, Any] = {"num_train_timesteps": num_train_timesteps}
+    if "steps_offset" in config:
+        settings["steps_offset"] = checks.integer(
+            "steps_offset", config["steps_offset"], 0, num_train_timesteps - 1
+        )
+    settings |= {
+        name: checks.real(name, config[name], *bounds, exclusive=name in _INSIDE)
+        for name, bounds in _REAL_SETTINGS.items()
     }
-    ratio = "dynamic_thresholding_ratio"
-    settings[ratio] = checks.real(ratio, config[ratio], 0, 1)
-    for name in ("beta_start", "beta_end"):
-        settings[name] = checks.real(name, config[name], 0, 1, exclusive=True)
-    for name in ("sigmoid_start", "sigmoid_end"):
-        settings[name] = checks.real(name, config[name], -100, 100)
     if not settings["sigmoid_start"] < settings["sigmoid_end"]:
         raise ValueError(
             f"sigmoid_start is {settings['sigmoid_start']:g} and sigmoid_end {settings['sigmoid_end']:g}, "
@@ -83,7 +92,8 @@ def checked_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     # Stored configurations of diffusers' DPM solvers have None, which DDPMScheduler takes as this.
     settings["variance_type"] = "fixed_small" if config["variance_type"] is None else config["variance_type"]
     checks.choice("variance_type", settings["variance_type"], VARIANCE_TYPES)
-    checks.choice("timestep_spacing", config["timestep_spacing"], TIMESTEP_SPACINGS)
+    if "timestep_spacing" in config:
+        checks.choice("timestep_spacing", config["timestep_spacing"], TIMESTEP_SPACINGS)
     checks.choice("prediction_type", config["prediction_type"], PREDICTION_TYPES, PREDICTION_HINTS)
     trained_betas = config["trained_betas"]
     if trained_betas is not None:

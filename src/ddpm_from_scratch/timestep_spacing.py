@@ -11,6 +11,33 @@ from . import checks
 TIMESTEP_SPACINGS = ("linspace", "leading", "trailing")
 
 
+class Chain:
+    """Timesteps that are visited, from noisy to clean, and where each of them is.
+
+    Args:
+        timesteps: strictly falling, in 0..T-1.
+    """
+
+    def __init__(self, timesteps: list[int]):
+        self.timesteps = timesteps
+        self._index_of = {t: index for index, t in enumerate(timesteps)}
+
+    def index(self, timestep: int) -> int:
+        """Return the position of `timestep` in the chain.
+
+        Raises:
+            ValueError: it is not in the chain.
+        """
+        index = self._index_of.get(timestep)
+        if index is None:
+            shown = ", ".join(map(str, self.timesteps[:5])) + (", ..." if len(self.timesteps) > 5 else "")
+            raise ValueError(
+                f"timestep {timestep} is not one of the {len(self.timesteps)} that set_timesteps chose "
+                f"({shown}). Call step only with values of scheduler.timesteps."
+            )
+        return index
+
+
 def spaced_timesteps(
     num_inference_steps: int, num_train_timesteps: int, timestep_spacing: str, steps_offset: int = 0
 ) -> list[int]:

@@ -1,0 +1,176 @@
+"""Which timesteps and how much noise a few-step sampler takes, for any number of steps, from a calibration.
+
+A calibration is a dictionary of plain numbers, which goes into a scheduler's configuration as it is:
+
+    {"steps": {"10": {"timesteps": [999, ..., 30], "noise_level": 0.5}, ...},
+     "half_log_snr": [-5.1, ...], "density": [0.3, ...]}
+
+"steps" has what was found best for some numbers of steps; "half_log_snr" and "density" say how densely nodes
+should lie at each lambda = log sqrt(alpha_bar / (1 - alpha_bar)), for all others. Each part may be missing.
+"""
+
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import checks
+from .timestep_spacing import given_timesteps, spaced_timesteps
+
+_KEYS = ("steps", "half_log_snr", "density")
+_STEP_KEYS = ("timesteps", "noise_level")
+
+
+def falling_timesteps(places: Sequence[float] | np.ndarray, last: int, num_train_timesteps: int) -> list[int]:
+    """Return real timesteps rounded so that they fall strictly, from T - 1 at most down to `last` at least.
+
+    Raises:
+        ValueError: more of them than integers in between.
+    """
+    count = len(places)
+    if count > num_train_timesteps - last:
+        raise ValueError(
+            f"{count} timesteps do not fit between {last} and {num_train_timesteps - 1}: take fewer steps, "
+            "or a chain that ends lower."
+        )
+    highest, result = num_train_timesteps, []
+    for index, place in enumerate(places):
+        left = count - 1 - index  # so many are still to come below this one
+        highest = max(last + left, min(highest - 1, round(float(place))))
+        result.append(highest)
+    return result
+
+
+def power_timesteps(count: int, last: int, exponent: float, num_train_timesteps: int) -> list[int]:
+    """Return timesteps from T - 1 to `last`, evenly spaced in t^(1 / exponent).
+
+    1 is linear; larger exponents put more of them where there is little noise (2 is the "quadratic" spacing
+    of Song et al. 2021, arXiv:2010.02502, appendix D.2).
+    """
+    root = 1 / exponent
+    ends = float(num_train_timesteps - 1) ** root, float(last) ** root
+    return falling_timesteps(np.linspace(*ends, count) ** exponent, last, num_train_timesteps)
+
+
+def density_timesteps(
+    half_log_snr: Sequence[float],
+    density: Sequence[float],
+    count: int,
+    places: Sequence[float],
+    last: int = 0,
+) -> list[int]:
+    """Return timesteps with equally much of a density between them, from T - 1 to `last`.
+
+    Args:
+        half_log_snr: lambda, rising.
+        density: of nodes there, not negative.
+        count: number of timesteps.
+        places: lambda of all T timesteps, falling.
+        last: the last of them.
+    """
+    first = max(float(places[-1]), float(half_log_snr[0]))
+    fine = np.linspace(first, max(float(places[last]), first + 1e-6), 512)
+    height = np.interp(fine, half_log_snr, density)
+    mass = np.concatenate([[0], np.cumsum((height[1:] + height[:-1]) / 2 * np.diff(fine))])
+    nodes = np.interp(np.linspace(0, mass[-1], count), mass, fine)
+    return falling_timesteps(timesteps_at(nodes, places), last, len(places))
+
+
+def timesteps_at(nodes: Sequence[float] | np.ndarray, places: Sequence[float]) -> np.ndarray:
+    """Return the real timesteps at which lambda has the values `nodes`; `places` is that of all T."""
+    finite = np.clip(np.asarray(places, dtype=np.float64), -1e3, 1e3)
+    return np.interp(-np.asarray(nodes), -finite, np.arange(len(finite)))
+
+
+def check_calibration(calibration: Any, num_train_timesteps: int) -> None:
+    """Raise TypeError or ValueError, with what is wrong, for anything that is not a calibration."""
+    must = "calibration must be None or what calibrate returned"
+    if calibration is None:
+        return
+    if not isinstance(calibration, Mapping):
+        raise TypeError(f"{must}, a dictionary, got {type(calibration).__name__}.")
+    unknown = [key for key in calibration if key not in _KEYS]
+    if unknown:
+        raise ValueError(f"{must}, but it has {reprlib.repr(unknown[0])}; its keys are {_KEYS}.")
+    steps = calibration.get("steps", {})
+    if not isinstance(steps, Mapping):
+        raise TypeError(f"{must}; its 'steps' is {reprlib.repr(steps)}, but must be a dictionary.")
+    for key, entry in steps.items():
+        if not (isinstance(entry, Mapping) and set(entry) == set(_STEP_KEYS)):
+            raise ValueError(f"{must}; its entry for {key!r} steps must have the keys {_STEP_KEYS}.")
+        visited = given_timesteps(entry["timesteps"], num_train_timesteps)
+        if str(len(visited)) != key:
+            raise ValueError(f"{must}; its entry for {key!r} steps has {len(visited)} timesteps.")
+        checks.real("noise_level of a calibration", entry["noise_level"], 0, 1)
+    if ("half_log_snr" in calibration) != ("density" in calibration):
+        raise ValueError(f"{must}; it has only one of 'half_log_snr' and 'density'.")
+    if "density" in calibration:
+        _check_density(calibration["half_log_snr"], calibration["density"], must)
+
+
+def _check_density(half_log_snr: Any, density: Any, must: str) -> None:
+    for name, values in (("half_log_snr", half_log_snr), ("density", density)):
+        if not isinstance(values, (list, tuple)) or len(values) < 2:
+            raise TypeError(f"{must}; its {name} is {reprlib.repr(values)}, but must be a list of numbers.")
+        for value in values:
+            if not math.isfinite(checks.real(f"{name} of a calibration", value)):
+                raise ValueError(f"{must}; its {name} has a number that is not finite.")
+    rising = all(b > a for a, b in zip(half_log_snr, half_log_snr[1:], strict=False))
+    if len(half_log_snr) != len(density) or not rising:
+        raise ValueError(f"{must}; its half_log_snr must rise and have as many numbers as its density.")
+    if min(density) < 0 or max(density) <= 0:
+        raise ValueError(f"{must}; its density must not be negative, nor 0 everywhere.")
+
+
+def default_noise_level(count: int) -> float:
+    """Return tau where nothing is calibrated: none for few steps, where noise is not undone in time."""
+    return 0.0 if count <= 10 else 0.5
+
+
+def choose(
+    calibration: Mapping[str, Any] | None, count: int, places: Sequence[float]
+) -> tuple[list[int], float]:
+    """Return the timesteps and the noise level of a chain of `count` steps.
+
+    A calibrated number of steps is taken as it is. Another one takes the nodes of the nearest calibrated one,
+    interpolated in lambda; more than twice the largest get trailing timesteps. Without any, the density is
+    what is left, or else `power_timesteps` with the exponent and the end that did best over the networks of
+    benchmarks/few_step.py.
+
+    Args:
+        calibration: see the module; None for none.
+        count: number of steps, in 1..T.
+        places: lambda of all T timesteps, falling.
+    """
+    num_train_timesteps = len(places)
+    calibration = calibration or {}
+    known = {int(key): entry for key, entry in calibration.get("steps", {}).items()}
+    if count in known:
+        return list(known[count]["timesteps"]), float(known[count]["noise_level"])
+    if known:
+        nearest = min(known, key=lambda other: (abs(math.log(other / count)), other))
+        entry = known[nearest]
+        level = float(entry["noise_level"])
+        visited = entry["timesteps"]
+        if count <= min(2 * max(known), num_train_timesteps - visited[-1]) and nearest > 1:
+            return _interpolated(visited, count, places), level
+        return spaced_timesteps(count, num_train_timesteps, "trailing"), level
+    if "density" in calibration:
+        density = calibration["half_log_snr"], calibration["density"]
+        # One node more, down to timestep 0, which is not evaluated.
+        nodes = density_timesteps(*density, min(count + 1, num_train_timesteps), places)
+        return nodes[:count], default_noise_level(count)
+    if count > num_train_timesteps // 20:
+        return spaced_timesteps(count, num_train_timesteps, "trailing"), default_noise_level(count)
+    last = round(0.01 * num_train_timesteps)
+    return power_timesteps(count, last, 1.5, num_train_timesteps), default_noise_level(count)
+
+
+def _interpolated(visited: Sequence[int], count: int, places: Sequence[float]) -> list[int]:
+    """Return `count` timesteps through the nodes of another list."""
+    finite = np.clip([places[timestep] for timestep in visited], -1e3, 1e3)
+    at = np.linspace(0, len(visited) - 1, count)
+    nodes = np.interp(at, np.arange(len(visited)), finite)
+    return falling_timesteps(timesteps_at(nodes, places), visited[-1], len(places))
