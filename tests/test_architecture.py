@@ -36,8 +36,9 @@ LEVELS = {
     "scheduler_base": 4,
     "scheduling_ddpm_from_scratch": 5,
     "scheduling_few_step": 5,
-    "pipeline_ddpm_from_scratch": 6,
-    "__init__": 7,
+    "calibration": 6,
+    "pipeline_ddpm_from_scratch": 7,
+    "__init__": 8,
 }
 ONLY_FOR_TRAINING = {"accelerate", "datasets", "transformers", "sklearn", "yaml", "tqdm"}
 

@@ -1,5 +1,6 @@
 """Denoising diffusion from scratch, inside Hugging Face diffusers."""
 
+from .calibration import calibrate
 from .checks import SchedulerWarning
 from .hub import push_folder
 from .models import MODEL_CONFIGS, PointDenoiser, build_model, load_model_config, model_config
@@ -20,6 +21,7 @@ __all__ = [
     "PointDenoiser",
     "SchedulerWarning",
     "build_model",
+    "calibrate",
     "load_model_config",
     "model_config",
     "push_folder",

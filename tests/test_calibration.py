@@ -1,0 +1,145 @@
+"""Calibration of the few-step sampler: the density of equal errors, and the search against data."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler
+from ddpm_from_scratch.calibration import calibrate, equal_error_density
+from ddpm_from_scratch.metrics import sliced_wasserstein
+from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser
+
+
+@pytest.fixture
+def scheduler():
+    return DDPMFromScratchScheduler(clip_sample=False)
+
+
+def mixture(scheduler, means, variance, **options):
+    return GaussianMixtureDenoiser(
+        means=means,
+        covariances=(variance * torch.eye(len(means[0]))).tolist(),
+        alphas_cumprod=scheduler.alphas_cumprod.tolist(),
+        **options,
+    )
+
+
+def spiral(scheduler):
+    angle = 6 * math.pi * torch.linspace(0.05, 1, 60, dtype=torch.float64).sqrt()
+    points = torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1)
+    return mixture(scheduler, (points / points.std()).tolist(), 0.02**2)
+
+
+def error(model, scheduler, timesteps, noise):
+    """RMS distance of the flow through some timesteps from the flow through 200."""
+    ends = []
+    for visited in (timesteps, list(range(999, -1, -5))):
+        ours = FewStepScheduler.from_config(
+            scheduler.config,
+            calibration={"steps": {str(len(visited)): {"timesteps": visited, "noise_level": 0.0}}},
+        )
+        ours.set_timesteps(len(visited))
+        sample = noise
+        for t in visited:
+            sample = ours.step(model(sample, t).sample, t, sample).prev_sample
+        ends.append(sample)
+    return float((ends[0] - ends[1]).square().mean().sqrt())
+
+
+def test_density_is_high_where_the_flow_bends(scheduler, generator):
+    """Two points at +-1: x0hat = tanh(x a / s^2) turns from 0 to +-1 around lambda = 0."""
+    model = mixture(scheduler, [[1.0], [-1.0]], 1e-4)
+    noise = torch.randn(64, 1, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        places, density = equal_error_density(lambda x, t: model(x, t).sample, scheduler, noise, 60)
+    assert all(b > a for a, b in zip(places, places[1:], strict=False))
+    assert -1.5 < places[int(np.argmax(density))] < 1
+    assert min(density) >= max(density) / 11
+
+
+def test_density_beats_even_spacings(scheduler, generator):
+    model = spiral(scheduler)
+    calibration = calibrate(model, scheduler, (2,), generator, progress_bar=False)
+    assert set(calibration) == {"half_log_snr", "density"}
+    ours = FewStepScheduler.from_config(scheduler.config, calibration=calibration)
+    noise = torch.randn(500, 2, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        calibrated = error(model, scheduler, ours.timesteps_for(10), noise)
+        trailing = error(model, scheduler, list(range(999, 0, -100)), noise)
+    assert calibrated < 0.85 * trailing
+
+
+def test_search_finds_the_better_samples(scheduler, generator):
+    model = spiral(scheduler)
+    data = model.sample(2000, generator).float()
+    tried = []
+    calibration = calibrate(
+        model, scheduler, (2,), generator, num_steps=[4, 8], num_samples=300, progress_bar=False,
+        distance=lambda samples: sliced_wasserstein(samples.float(), data), on_candidate=tried.append,
+    )  # fmt: skip
+    for count in (4, 8):
+        of_count = [one for one in tried if one.num_steps == count]
+        best = min(of_count, key=lambda one: one.distance)
+        entry = calibration["steps"][str(count)]
+        assert entry == {"timesteps": list(best.timesteps), "noise_level": best.noise_level}
+        assert best.distance < 0.95 * of_count[0].distance
+        assert len(of_count) == len({(one.timesteps, one.noise_level) for one in of_count})
+    ours = FewStepScheduler.from_config(scheduler.config, calibration=calibration)
+    ours.set_timesteps(8)
+    assert ours.timesteps.tolist() == calibration["steps"]["8"]["timesteps"]
+
+
+def test_same_generator_finds_the_same(scheduler):
+    model = mixture(scheduler, [[1.0, 0.0], [-1.0, 0.5]], 0.01)
+    found = [
+        calibrate(
+            model, scheduler, (2,), torch.Generator().manual_seed(1), num_steps=[3], num_samples=50,
+            distance=lambda samples: float(samples.square().mean()), batch_size=20, progress_bar=False,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_labels_and_guidance(scheduler, generator, guidance_scale):
+    torch.manual_seed(0)
+    model = UNet2DModel(
+        sample_size=4, in_channels=1, out_channels=1, block_out_channels=(4,), norm_num_groups=2,
+        layers_per_block=1, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+        add_attention=False, num_class_embeds=4,
+    )  # fmt: skip
+    labels_seen, sizes = set(), set()
+    model.register_forward_pre_hook(
+        lambda _, args, options: (
+            labels_seen.update(options["class_labels"].tolist()),
+            sizes.add(len(args[0])),
+            None,
+        )[-1],
+        with_kwargs=True,
+    )
+    calibrate(
+        model, scheduler, (1, 4, 4), generator, class_labels=[0, 1, 2], guidance_scale=guidance_scale,
+        null_class_label=3, progress_bar=False,
+    )  # fmt: skip
+    assert labels_seen == ({0, 1, 2} if guidance_scale == 1 else {0, 1, 2, 3})
+    assert sizes == ({8} if guidance_scale == 1 else {16})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"guidance_scale": 2.0}, ValueError, "needs class_labels and a null_class_label"),
+        ({"num_steps": [0]}, ValueError, "a number of steps is 0"),
+        ({"num_steps": [1001]}, ValueError, "a number of steps is 1001"),
+        ({"num_samples": 1}, ValueError, "num_samples is 1"),
+        ({"distance": lambda samples: math.nan, "num_steps": [3]}, FloatingPointError, "no way to take 3"),
+    ],
+)
+def test_wrong_arguments_are_refused(scheduler, generator, options, error, message):
+    model = mixture(scheduler, [[1.0, 0.0], [-1.0, 0.5]], 0.01)
+    with pytest.raises(error, match=message):
+        calibrate(model, scheduler, (2,), generator, **{"num_samples": 20} | options, progress_bar=False)
