@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UNet2DModel,
+)
 
 from ddpm_from_scratch import (
     DDPMFromScratchPipeline,
@@ -459,3 +466,59 @@ def test_every_number_of_steps_can_be_had(count, calibration):
     visited, _ = choose(calibration, count, places)
     assert len(visited) == count and all(a > b for a, b in zip(visited, visited[1:], strict=False))
     assert visited[0] >= 990 and visited[-1] >= 0
+
+
+# Saved with a pipeline.
+
+
+def small_unet(**options):
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=4, in_channels=1, out_channels=1, block_out_channels=(4,), norm_num_groups=2,
+        layers_per_block=1, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+        add_attention=False, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["portable", "remote-code"])
+@pytest.mark.parametrize("calibration", [None, only([999, 500, 60], 0.5)], ids=["none", "calibrated"])
+@pytest.mark.filterwarnings("ignore:the scheduler has no calibration")
+def test_saved_pipeline_carries_the_calibration(layout, calibration, tmp_path):
+    scheduler = FewStepScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", calibration=calibration
+    )
+    pipeline = DDPMFromScratchPipeline(small_unet(), scheduler)
+    pipeline.save_pretrained(tmp_path, layout=layout)
+    run = {"batch_size": 2, "num_inference_steps": 3, "output_type": "np"}
+    before = pipeline(**run, generator=seeded()).images
+    trusted = {"trust_remote_code": True} if layout == "remote-code" else {}
+    loaded = [DDPMFromScratchPipeline.from_pretrained(tmp_path)]
+    if layout == "remote-code":
+        loaded.append(DiffusionPipeline.from_pretrained(tmp_path, **trusted))
+    else:  # the pipeline's own code, on what stock diffusers loads
+        stock = DiffusionPipeline.from_pretrained(tmp_path)
+        assert type(stock.scheduler) is DDPMScheduler
+        loaded.append(DDPMFromScratchPipeline(stock.unet, stock.scheduler))
+    for one in loaded:
+        assert type(one.scheduler).__name__ == "FewStepScheduler"
+        assert one.scheduler.config.calibration == calibration
+        assert np.array_equal(one(**run, generator=seeded()).images, before)
+
+
+def test_scheduler_that_was_chosen_over_a_calibration_stays(tmp_path):
+    few = FewStepScheduler(calibration=only([999, 500, 60], 0.5))
+    pipeline = DDPMFromScratchPipeline(small_unet(), DDPMFromScratchScheduler.from_config(few.config))
+    pipeline.save_pretrained(tmp_path)
+    assert type(DDPMFromScratchPipeline.from_pretrained(tmp_path).scheduler) is DDPMFromScratchScheduler
+
+
+def test_pipeline_takes_twenty_steps_if_nobody_says():
+    pipeline = DDPMFromScratchPipeline(small_unet(), FewStepScheduler(calibration=only(range(990, 0, -50))))
+    assert pipeline(return_trajectory=True).trajectory.shape[0] == 21
+
+
+def test_dpm_solver_takes_the_calibrated_timesteps():
+    few = FewStepScheduler(calibration=only([999, 500, 60]))
+    stock = DPMSolverMultistepScheduler.from_config(few.config)
+    stock.set_timesteps(timesteps=few.timesteps_for(3))
+    assert stock.timesteps.tolist() == [999, 500, 60]

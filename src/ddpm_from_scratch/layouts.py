@@ -24,7 +24,13 @@ from .scheduler_settings import stock_settings
 
 LAYOUTS = ("portable", "remote-code")
 # Class -> the file in a component's folder that defines it.
-CODE_MODULES = {"DDPMFromScratchScheduler": "scheduling_ddpm_from_scratch", "PointDenoiser": "models"}
+CODE_MODULES = {
+    "DDPMFromScratchScheduler": "scheduling_ddpm_from_scratch",
+    "FewStepScheduler": "scheduling_few_step",
+    "PointDenoiser": "models",
+}
+# Schedulers that go into the portable layout as a stock DDPMScheduler.
+OWN_SCHEDULERS = ("DDPMFromScratchScheduler", "FewStepScheduler")
 PIPELINE_MODULE = "pipeline_ddpm_from_scratch"
 # Schedulers of diffusers with which stock DDPMPipeline samples as ours does: it passes a generator, and
 # neither scales what the network sees nor the first noise.
@@ -66,7 +72,7 @@ def stock_pipeline_can_run(unet: Any, scheduler: Any) -> bool:
     if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
         return False
     name = type(scheduler).__name__
-    if name == "DDPMFromScratchScheduler":
+    if name in OWN_SCHEDULERS:
         return _is_stock_expressible(scheduler)
     is_of_diffusers = getattr(diffusers, name, None) is type(scheduler)
     learns_variance = unet.config.out_channels != unet.config.in_channels
@@ -85,7 +91,7 @@ def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
     """Return a configuration with which stock DDPMScheduler has the same betas and samples the same.
 
     Keys that only this package knows are kept where they differ from their default: stock ignores them, with
-    a warning, and ours finds them again.
+    a warning, and ours finds them again. A `calibration`, be it null, says that it was a FewStepScheduler.
 
     Raises:
         ValueError: stock cannot express it (see `scheduler_settings.stock_settings`).
@@ -98,6 +104,8 @@ def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
         for name, parameter in parameters.items()
         if name not in stock and name in config and config[name] != parameter.default
     }
+    if type(scheduler).__name__ == "FewStepScheduler":
+        own["calibration"] = config["calibration"]
     header = {"_class_name": "DDPMScheduler", "_diffusers_version": config.get("_diffusers_version")}
     return header | stock | own
 
@@ -117,7 +125,7 @@ def complete(folder: Path, layout: str, pipeline_class: type, components: dict[s
     if layout == "portable":
         index["_class_name"] = "DDPMPipeline"
         index.pop("null_class_label", None)  # stock does not know it; only class-conditional ones have one
-        if type(scheduler).__name__ == "DDPMFromScratchScheduler":
+        if type(scheduler).__name__ in OWN_SCHEDULERS:
             index["scheduler"] = ["diffusers", "DDPMScheduler"]
             _write(folder / "scheduler" / "scheduler_config.json", stock_scheduler_config(scheduler))
     else:

@@ -7,7 +7,7 @@ The reverse loop of Ho et al. 2020 (arXiv:2006.11239, algorithm 2), for images (
 import inspect
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from .layouts import choose_layout, complete
 from .models import PointDenoiser, sample_shape
 from .safe_loading import HUB_ARGUMENTS, check_pipeline, component_folder, fetch, named, read_json
 from .scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
+from .scheduling_few_step import FewStepScheduler
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 # Options of `ModelMixin.from_pretrained` that `from_pretrained` passes on.
@@ -56,8 +57,8 @@ class DDPMFromScratchPipelineOutput(BaseOutput):
 class DDPMFromScratchPipeline(DiffusionPipeline):
     """Generate samples with a denoising network and a scheduler.
 
-    A stock DDPMScheduler becomes a DDPMFromScratchScheduler of the same configuration; every other scheduler
-    is kept.
+    A stock DDPMScheduler becomes a DDPMFromScratchScheduler of the same configuration, or a FewStepScheduler
+    if a calibration is there; every other scheduler is kept.
 
     Args:
         unet: the network, called as `unet(sample, timestep).sample`.
@@ -76,7 +77,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
     def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, null_class_label: int | None = None):
         super().__init__()
         if type(scheduler) is DDPMScheduler:
-            scheduler = DDPMFromScratchScheduler.from_config(scheduler.config)
+            scheduler = _own_class(scheduler.config).from_config(scheduler.config)
         if null_class_label is not None:
             num_classes = getattr(unet.config, "num_class_embeds", None)
             if num_classes is None:
@@ -109,8 +110,8 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             batch_size: number of samples B.
             generator: source of all randomness; a list has one for each sample, which makes a sample
                 independent of the batch it is in.
-            num_inference_steps: number of timesteps to visit; the scheduler's number of training timesteps if
-                not given.
+            num_inference_steps: number of timesteps to visit; if not given, 20 of a FewStepScheduler, and all
+                training timesteps of others.
             latents: x_T ~ N(0, I) to start from, shape (B, ...), instead of drawing it; scaled by the
                 scheduler's init_noise_sigma like the noise that would be drawn.
             class_labels: for class-conditional networks: one label for all, or B of them. With a
@@ -140,7 +141,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         self._check_guidance(guidance_scale, class_labels)
 
         if num_inference_steps is None:
-            num_inference_steps = self.scheduler.config.num_train_timesteps
+            num_inference_steps = default_num_inference_steps(self.scheduler)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         if latents is None:
             latents = randn_tensor(noise_shape, generator=generator, device=device, dtype=dtype)
@@ -351,14 +352,18 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         known: dict[str, dict[str, type]] = {
             "unet": {"PointDenoiser": PointDenoiser},
             "scheduler": dict.fromkeys(
-                ("DDPMFromScratchScheduler", "DDPMScheduler"), DDPMFromScratchScheduler
+                ("DDPMFromScratchScheduler", "FewStepScheduler", "DDPMScheduler"), DDPMFromScratchScheduler
             ),
         }
         kinds = check_pipeline(folder, known, variant, tuple(given))
         if "scheduler" in kinds:
             where_it_is = component_folder(folder, "scheduler")
-            with named(where_it_is / "scheduler_config.json"):
-                given["scheduler"] = kinds["scheduler"].from_pretrained(str(where_it_is))
+            path = where_it_is / "scheduler_config.json"
+            kind = kinds["scheduler"]
+            if kind is DDPMFromScratchScheduler:
+                kind = _own_class(read_json(path))
+            with named(path):
+                given["scheduler"] = kind.from_pretrained(str(where_it_is))
         if "unet" in kinds:
             options |= {"variant": variant, "use_safetensors": True}
             given["unet"] = kinds["unet"].from_pretrained(str(component_folder(folder, "unet")), **options)
@@ -437,3 +442,14 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size, layout=layout)
             return push_folder(folder, repo_id, **push_options)
+
+
+def default_num_inference_steps(scheduler: Any) -> int:
+    """Return how many timesteps are visited if nobody says: few with a scheduler that is made for few."""
+    num_train_timesteps = scheduler.config.num_train_timesteps
+    return getattr(scheduler, "default_num_inference_steps", num_train_timesteps)
+
+
+def _own_class(config: Mapping[str, Any]) -> type[DDPMFromScratchScheduler] | type[FewStepScheduler]:
+    """Return which of this package's schedulers a configuration is for."""
+    return FewStepScheduler if "calibration" in config else DDPMFromScratchScheduler

@@ -230,7 +230,7 @@ def stock_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     A schedule that stock lacks goes out as `trained_betas`.
 
     Args:
-        config: checked settings of DDPMFromScratchScheduler.
+        config: checked settings of one of this package's schedulers.
 
     Raises:
         ValueError: stock cannot express it; the message says what would be lost.
@@ -249,7 +249,8 @@ def stock_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             "divides by alpha-bar = 0 at the first step, so the start of the chain is lost (inf). Use "
             "'v_prediction'."
         )
-    stock = {key: config[key] for key in list(inspect.signature(DDPMScheduler.__init__).parameters)[1:]}
+    names = list(inspect.signature(DDPMScheduler.__init__).parameters)[1:]
+    stock = {key: config[key] for key in names if key in config}
     # The same standard deviation; DDPMScheduler takes the square root of a logarithm there (nan).
     stock["variance_type"] = "fixed_large" if variance_type == "fixed_large_log" else variance_type
     own_shape = [

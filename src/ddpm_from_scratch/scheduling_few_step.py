@@ -156,6 +156,11 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
             level = self._choose(count)[1] if of_calibration else default_noise_level(count)
         self._chain = FewStepChain(self.alphas_cumprod, self._visited, *self._orders, level)
 
+    @property
+    def default_num_inference_steps(self) -> int:
+        """How many steps a pipeline takes if nobody says."""
+        return min(20, len(self))
+
     def _choose(self, count: int) -> tuple[list[int], float]:
         return choose(self.config.calibration, count, self._places)
 
