@@ -17,7 +17,7 @@ from diffusers.utils import logging
 
 from . import checks
 from .diffusion import guided_output
-from .exponential_adams import half_log_snr
+from .exponential_adams import half_log_snrs
 from .few_step_profile import density_timesteps, falling_timesteps, power_timesteps, timesteps_at
 from .predictions import predict
 from .scheduling_few_step import FewStepScheduler
@@ -127,7 +127,7 @@ def equal_error_density(
         FloatingPointError: estimates that are not finite.
     """
     num_evaluations = checks.integer("num_evaluations", num_evaluations, 5, len(scheduler.alphas_cumprod))
-    places = [half_log_snr(value) for value in scheduler.alphas_cumprod.double().tolist()]
+    places = half_log_snrs(scheduler.alphas_cumprod.double().tolist())
     finite = [place for place in places if np.isfinite(place)]
     nodes = timesteps_at(np.linspace(finite[-1], finite[0], num_evaluations), places)
     visited = falling_timesteps(nodes, 0, len(places))
@@ -232,7 +232,7 @@ def calibrate(
                 on_candidate(judged)
             return judged
 
-        places = [half_log_snr(value) for value in scheduler.alphas_cumprod.double().tolist()]
+        places = half_log_snrs(scheduler.alphas_cumprod.double().tolist())
         steps = {}
         for count in sorted(counts):
             best = _descend(count, places, density, judge)

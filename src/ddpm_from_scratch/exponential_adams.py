@@ -17,7 +17,7 @@ All coefficients are computed on the host, in float64.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,11 @@ def half_log_snr(alpha_prod: float) -> float:
     if alpha_prod <= 0:
         return -math.inf
     return 0.5 * (math.log(alpha_prod) - math.log1p(-alpha_prod)) if alpha_prod < 1 else math.inf
+
+
+def half_log_snrs(alphas_cumprod: Iterable[float]) -> list[float]:
+    """Return lambda of each alpha-bar; see `half_log_snr`."""
+    return [half_log_snr(value) for value in alphas_cumprod]
 
 
 def _moments(rate: float, length: float, count: int) -> list[float]:
@@ -105,10 +110,13 @@ def few_step(
     """
     alpha_prod = alphas_cumprod[index]
     signal, noise = math.sqrt(alpha_prod), math.sqrt(1 - alpha_prod)
-    places = [half_log_snr(value) for value in alphas_cumprod]
     if index == len(alphas_cumprod) - 1:
         return FewStep(signal, noise, 0.0, (1.0,), 0.0)
-    squared = noise_levels[index] ** 2
+    # Only the nodes around: a chain of 1,000 steps would take a million logarithms otherwise.
+    first = max(0, index - num_estimates)
+    alphas_cumprod, noise_levels = alphas_cumprod[first : index + 2], noise_levels[first : index + 1]
+    index -= first
+    places, squared = half_log_snrs(alphas_cumprod), noise_levels[index] ** 2
     length, signal_next = places[index + 1] - places[index], math.sqrt(alphas_cumprod[index + 1])
     noise_next = math.sqrt(1 - alphas_cumprod[index + 1])
     # exp(-0 * inf) is 1 here: an ODE keeps the noise it starts from

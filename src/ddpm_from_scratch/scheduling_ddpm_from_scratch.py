@@ -21,7 +21,7 @@ from .diffusion import learned_log_variance, posterior_mean
 from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES, ReverseChain, Step
 from .scheduler_base import FromScratchScheduler, pair_output, standard_normal
 from .scheduler_settings import stock_settings
-from .timestep_spacing import given_timesteps, spaced_timesteps
+from .timestep_spacing import check_one_given, given_timesteps, spaced_timesteps
 
 
 # SchedulerMixin by name: diffusers' loader looks for it in the module of a class.
@@ -151,11 +151,7 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         """
         self._refresh()
         num_train_timesteps, spacing = self.config.num_train_timesteps, self.config.timestep_spacing
-        if (num_inference_steps is None) == (timesteps is None):
-            raise ValueError(
-                "set_timesteps needs exactly one of num_inference_steps and timesteps, got "
-                + ("both." if timesteps is not None else "neither.")
-            )
+        check_one_given(num_inference_steps, timesteps)
         if timesteps is not None:
             visited = given_timesteps(timesteps, num_train_timesteps)
             if visited[-1] > 0:

@@ -15,10 +15,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from . import checks
 from .diffusion import Scales, at_least_float32
-from .exponential_adams import FewStep, few_step, half_log_snr
+from .exponential_adams import FewStep, few_step, half_log_snrs
 from .few_step_profile import check_calibration, choose, default_noise_level
 from .scheduler_base import FromScratchScheduler, pair_output, standard_normal
-from .timestep_spacing import Chain, given_timesteps
+from .timestep_spacing import Chain, check_one_given, given_timesteps
 
 
 class FewStepChain(Chain):
@@ -145,7 +145,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
             checks.real("noise_level", config.noise_level, 0, 1)
         check_calibration(config.calibration, len(self))
         self._orders = order, corrector_order
-        self._places = [half_log_snr(value) for value in self.alphas_cumprod.detach().cpu().double().tolist()]
+        self._places = half_log_snrs(self.alphas_cumprod.detach().cpu().double().tolist())
 
     def _make_chain(self, device: torch.device, *, same_tables: bool) -> None:
         self._estimates = []
@@ -193,11 +193,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
             ValueError, TypeError: not exactly one of the two, or a value that is not allowed.
         """
         self._refresh()
-        if (num_inference_steps is None) == (timesteps is None):
-            raise ValueError(
-                "set_timesteps needs exactly one of num_inference_steps and timesteps, got "
-                + ("both." if timesteps is not None else "neither.")
-            )
+        check_one_given(num_inference_steps, timesteps)
         if timesteps is not None:
             visited = given_timesteps(timesteps, len(self))
         else:

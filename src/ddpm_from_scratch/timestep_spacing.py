@@ -77,6 +77,15 @@ def spaced_timesteps(
     return rising[::-1].tolist()
 
 
+def check_one_given(num_inference_steps: Any, timesteps: Any) -> None:
+    """Raise ValueError unless exactly one of the two is given."""
+    if (num_inference_steps is None) == (timesteps is None):
+        raise ValueError(
+            "set_timesteps needs exactly one of num_inference_steps and timesteps, got "
+            + ("both." if timesteps is not None else "neither.")
+        )
+
+
 def given_timesteps(timesteps: Any, num_train_timesteps: int) -> list[int]:
     """Return timesteps that the caller gives as a list of ints, checked: strictly falling, in 0..T-1.
 
