@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Run:
         processes: int = 1,
         faults: Sequence[Callable[[], None]] = (),
     ):
-        with _STARTING:
+        with _STATUSES:
             context = _context()
         self._folder = Path(tempfile.mkdtemp(prefix="run-"))
         self.began = time.monotonic()
@@ -82,13 +83,14 @@ class Run:
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
             output = self._folder / str(rank)
             process = context.Process(target=_run, args=(list(argv), common | own, str(output), list(faults)))
-            process.start()
+            with _STATUSES:
+                process.start()
             self.processes.append(process)
 
     def send(self, number: int, rank: int | None = None) -> None:
         """Send a signal to one process, or to all."""
         for process in self.processes if rank is None else [self.processes[rank]]:
-            if process.is_alive():
+            if _is_alive(process):
                 os.kill(process.pid, number)
 
     def wait(self, timeout: float = 300) -> Finished:
@@ -98,8 +100,8 @@ class Run:
         """
         deadline = time.monotonic() + timeout
         for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-        late = [process.pid for process in self.processes if process.is_alive()]
+            wait([process.sentinel], max(0.0, deadline - time.monotonic()))
+        late = [process.pid for process in self.processes if _is_alive(process)]
         if late:
             codes = {process.pid: process.exitcode for process in self.processes}
             self.send(signal.SIGUSR2)  # see _run: it writes where it is
@@ -122,7 +124,14 @@ class Run:
         )
 
 
-_STARTING = threading.Lock()
+# A process's status comes through a pipe, once. Starting a process asks for the status of all others too, and
+# of two threads that ask at the same time one finds the pipe empty and takes the status for 255.
+_STATUSES = threading.Lock()
+
+
+def _is_alive(process: Any) -> bool:
+    with _STATUSES:
+        return process.is_alive()
 
 
 @functools.cache

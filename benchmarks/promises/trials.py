@@ -52,7 +52,8 @@ def try_all(cases: dict[str, Case]) -> Result:
         try:
             case(folder)
         except Exception as error:
-            return name, f"{type(error).__name__}: {str(error)[-800:]}"
+            reason = str(error)
+            return name, f"{type(error).__name__}: {reason[:100]} ... {reason[-700:]}"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return name, None
