@@ -77,19 +77,42 @@ def test_search_finds_the_better_samples(scheduler, generator):
     data = model.sample(2000, generator).float()
     tried = []
     calibration = calibrate(
-        model, scheduler, (2,), generator, num_steps=[4, 8], num_samples=300, progress_bar=False,
+        model, scheduler, (2,), generator, num_steps=[4, 6], num_samples=150, progress_bar=False,
         distance=lambda samples: sliced_wasserstein(samples.float(), data), on_candidate=tried.append,
     )  # fmt: skip
-    for count in (4, 8):
-        of_count = [one for one in tried if one.num_steps == count]
-        best = min(of_count, key=lambda one: one.distance)
-        entry = calibration["steps"][str(count)]
-        assert entry == {"timesteps": list(best.timesteps), "noise_level": best.noise_level}
-        assert best.distance < 0.95 * of_count[0].distance
-        assert len(of_count) == len({(one.timesteps, one.noise_level) for one in of_count})
+    for count in (4, 6):
+        of_count = [one for one in tried if len(one.plan.timesteps) == count]
+        first, again = ([one for one in of_count if one.num_samples == number] for number in (150, 600))
+        assert len(again) == 6
+        best = min(again, key=lambda one: one.distance)
+        assert calibration["steps"][str(count)] == best.plan.entry()
+        assert {str(one.plan) for one in again} == {
+            str(one.plan) for one in sorted(first, key=lambda one: one.distance)[:6]
+        }
+        assert best.distance < 0.95 * first[0].distance
+        assert len(first) == len({str(one.plan) for one in first})
+        assert {one.plan.noise_interval is None for one in first} == {True, False}
     ours = FewStepScheduler.from_config(scheduler.config, calibration=calibration)
-    ours.set_timesteps(8)
-    assert ours.timesteps.tolist() == calibration["steps"]["8"]["timesteps"]
+    ours.set_timesteps(6)
+    assert ours.timesteps.tolist() == calibration["steps"]["6"]["timesteps"]
+
+
+def test_tuned_timesteps_beat_the_density(scheduler, generator):
+    model = mixture(scheduler, torch.randn(40, 16, generator=generator).tolist(), 0.01)
+    density, tuned = (
+        calibrate(model, scheduler, (16,), generator, num_steps=[5, 20], tune=tune, progress_bar=False)
+        for tune in (False, True)
+    )
+    assert set(tuned["steps"]) == {"5"}
+    assert tuned["steps"]["5"]["noise_level"] == 0
+    noise = torch.randn(500, 16, generator=generator, dtype=torch.float64)
+    by_density = FewStepScheduler.from_config(scheduler.config, calibration=density).timesteps_for(5)
+    with torch.no_grad():
+        before, after = (
+            error(model, scheduler, visited, noise)
+            for visited in (by_density, tuned["steps"]["5"]["timesteps"])
+        )
+    assert after < 0.9 * before
 
 
 def test_same_generator_finds_the_same(scheduler):

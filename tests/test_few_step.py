@@ -444,15 +444,16 @@ def test_density_timesteps_have_equal_mass_between_them():
 def test_other_numbers_of_steps_follow_the_nearest():
     places = [half_log_snr(a) for a in FewStepScheduler().alphas_cumprod.double().tolist()]
     ten = power_timesteps(10, 40, 1.0, 1000)
-    calibration = {"steps": {"10": {"timesteps": ten, "noise_level": 0.5}}}
-    assert choose(calibration, 10, places) == (ten, 0.5)
+    entry = {"timesteps": ten, "noise_level": 0.5, "noise_interval": [200, 800]}
+    calibration = {"steps": {"10": entry}}
+    assert choose(calibration, 10, places) == (ten, 0.5, [200, 800])
     for count in (2, 7, 15, 20):
-        visited, level = choose(calibration, count, places)
-        assert (len(visited), visited[0], visited[-1], level) == (count, 999, 40, 0.5)
-    odd = choose(calibration, 19, places)[0]  # every second node is one of the ten
+        visited, *noise = choose(calibration, count, places)
+        assert (len(visited), visited[0], visited[-1]) == (count, 999, 40) and noise == [0.5, [200, 800]]
+    odd = choose(calibration, 19, places).timesteps  # every second node is one of the ten
     assert np.abs(np.array(odd[::2]) - np.array(ten)).max() <= 1
-    far, level = choose(calibration, 1000, places)
-    assert far == list(range(999, -1, -1)) and level == 0.5
+    far = choose(calibration, 1000, places)
+    assert far == (list(range(999, -1, -1)), 0.5, [200, 800])
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 50, 999, 1000])
@@ -463,7 +464,7 @@ def test_other_numbers_of_steps_follow_the_nearest():
 )
 def test_every_number_of_steps_can_be_had(count, calibration):
     places = [half_log_snr(a) for a in FewStepScheduler().alphas_cumprod.double().tolist()]
-    visited, _ = choose(calibration, count, places)
+    visited = choose(calibration, count, places).timesteps
     assert len(visited) == count and all(a > b for a, b in zip(visited, visited[1:], strict=False))
     assert visited[0] >= 990 and visited[-1] >= 0
 

@@ -2,12 +2,16 @@
 
 Without data, nodes are laid where the probability flow bends: the error of a second-order step of length h in
 lambda is about h^3 a |d^2 x0hat / d lambda^2| / 12, so equal errors need a density proportional to its cube
-root. That is the error of the solver alone. Samples of a trained network are also wrong where the network is,
-and for these it matters more where the chain ends and how much noise it carries; with a distance from data at
-hand, `calibrate` tries settings for each number of steps and keeps the best.
+root. For few steps, the nodes can also be tuned: moved, one at a time, as long as that brings the end of the
+flow nearer to that of a fine solution. Both look at the error of the solver alone. Samples of a trained
+network are also wrong where the network is, and for these it matters more where the chain ends, and how much
+noise it carries, and where; with a distance from data at hand, `calibrate` tries settings for each number of
+steps and keeps the best.
 """
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,17 +22,34 @@ from diffusers.utils import logging
 from . import checks
 from .diffusion import guided_output
 from .exponential_adams import half_log_snrs
-from .few_step_profile import density_timesteps, falling_timesteps, power_timesteps, timesteps_at
+from .few_step_profile import (
+    FewStepPlan,
+    default_noise_level,
+    density_timesteps,
+    falling_timesteps,
+    power_timesteps,
+    timesteps_at,
+)
 from .predictions import predict
 from .scheduling_few_step import FewStepScheduler
 
 DEFAULT_NUM_STEPS = (5, 10, 20, 50)
 # Spacing -> the exponent of `power_timesteps`; "equal-error" is the density's.
 _EXPONENTS = {"trailing": 1.0, "between": 1.5, "quadratic": 2.0}
-SPACINGS = (*_EXPONENTS, "equal-error")
-# Where the chain may end, in parts of T; what it may carry of noise.
+SPACINGS = (*_EXPONENTS, "equal-error", "tuned")
+# Where the chain may end, in parts of T, beside where trailing timesteps do; what it may carry of noise,
+# and between which parts of T.
 _LAST = (0.0, 0.003, 0.01, 0.03, 0.06, 0.1, 0.15)
-_NOISE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_NOISES: tuple[tuple[float, tuple[float, float] | None], ...] = (
+    (0.0, None), (0.25, None), (0.5, None), (0.75, None), (1.0, None), (0.5, (0.2, 0.8)), (1.0, (0.2, 0.8)),
+    (1.0, (0.1, 0.6)),
+)  # fmt: skip
+# Nodes of more steps are not tuned: it costs more, and gains nothing.
+_MOST_TUNED = 10
+# Of the candidates that a descent has judged, so many are judged again, by four times as many samples.
+_FINALISTS, _MORE_SAMPLES = 6, 4
+# Samples that nodes are tuned by, and nodes of the fine solution.
+_TUNED_BY, _FINE = 128, 60
 # The density is smoothed over so many nodes, and is nowhere below this part of its largest value.
 _SMOOTHED_OVER, _FLOOR = 5, 0.1
 
@@ -37,20 +58,16 @@ class Candidate(NamedTuple):
     """One way to take a number of steps, and how far its samples are from data.
 
     Args:
-        num_steps: number of network evaluations.
         spacing: one of `SPACINGS`.
-        last_timestep: the last that is evaluated.
-        noise_level: tau.
-        distance: of its samples.
-        timesteps: all of them.
+        plan: its timesteps and noise.
+        num_samples: that it was judged by.
+        distance: of these samples.
     """
 
-    num_steps: int
     spacing: str
-    last_timestep: int
-    noise_level: float
+    plan: FewStepPlan
+    num_samples: int
     distance: float
-    timesteps: tuple[int, ...]
 
 
 class _Network:
@@ -91,16 +108,16 @@ class _Network:
         return guided_output(conditional, unconditional, self.guidance_scale)
 
 
-def _few_step(scheduler: Any, timesteps: Sequence[int], noise_level: float) -> FewStepScheduler:
+def _few_step(scheduler: Any, plan: FewStepPlan) -> FewStepScheduler:
     """Return a scheduler of the same process that takes these steps."""
-    entry = {"timesteps": list(timesteps), "noise_level": noise_level}
     ours = FewStepScheduler.from_config(
         scheduler.config,
         variance_type="fixed_small",  # the network's variances are left aside before
         noise_level=None,
-        calibration={"steps": {str(len(timesteps)): entry}},
+        noise_interval=None,
+        calibration={"steps": {str(len(plan.timesteps)): plan.entry()}},
     )
-    ours.set_timesteps(len(timesteps))
+    ours.set_timesteps(len(plan.timesteps))
     return ours
 
 
@@ -131,7 +148,7 @@ def equal_error_density(
     finite = [place for place in places if np.isfinite(place)]
     nodes = timesteps_at(np.linspace(finite[-1], finite[0], num_evaluations), places)
     visited = falling_timesteps(nodes, 0, len(places))
-    ode = _few_step(scheduler, visited, 0.0)
+    ode = _few_step(scheduler, FewStepPlan(visited, 0.0))
     sample, estimates = noise, []
     for timestep in visited:
         sample, estimate = ode.step(network(sample, timestep), timestep, sample, return_dict=False)
@@ -151,6 +168,65 @@ def equal_error_density(
     return [round(float(x), 5) for x in at], [float(f"{x:.5g}") for x in density]
 
 
+def tuned_timesteps(
+    network: Callable[[torch.Tensor, int], torch.Tensor],
+    scheduler: Any,
+    noise: torch.Tensor,
+    timesteps: Sequence[int],
+    reference_timesteps: Sequence[int],
+    num_rounds: int = 4,
+    on_evaluation: Callable[[], object] | None = None,
+) -> list[int]:
+    """Return timesteps whose probability flow ends nearest to that of a fine solution.
+
+    All but the first are moved in turn, in lambda, by a part of the way to the next that shrinks from round
+    to round; a move is kept if it brings the root mean square difference of the ends down.
+
+    Args:
+        network: maps samples and a timestep to the prediction.
+        scheduler: gives alphas_cumprod and the configuration.
+        noise: x_T, shape (B, ...); a hundred samples will do.
+        timesteps: where the search begins, falling.
+        reference_timesteps: of the fine solution, falling.
+        num_rounds: how often each is moved.
+        on_evaluation: called after each evaluation of the network.
+    """
+
+    def end(visited: Sequence[int]) -> torch.Tensor:
+        ode, sample = _few_step(scheduler, FewStepPlan(list(visited), 0.0)), noise
+        for timestep in visited:
+            sample = ode.step(network(sample, timestep), timestep, sample, return_dict=False)[0]
+            if on_evaluation is not None:
+                on_evaluation()
+        return sample
+
+    reference = end(reference_timesteps)
+
+    def error(visited: Sequence[int]) -> float:
+        return float((end(visited) - reference).square().mean().sqrt())
+
+    places = np.clip(half_log_snrs(scheduler.alphas_cumprod.double().tolist()), -1e3, 1e3).tolist()
+    best = list(timesteps)
+    least, part = error(best), 0.25
+    for _ in range(num_rounds):
+        for index in range(1, len(best)):
+            here, above = places[best[index]], places[best[index - 1]]
+            lowest = best[index + 1] + 1 if index + 1 < len(best) else 0
+            below = places[max(lowest - 1, 0)] + (0.5 if index + 1 == len(best) else 0.0)
+            for place in (here - part * (here - above), here + part * (below - here)):
+                moved = round(float(timesteps_at([place], places)[0]))
+                moved = min(max(moved, lowest), best[index - 1] - 1)
+                if moved == best[index]:
+                    continue
+                candidate = [*best[:index], moved, *best[index + 1 :]]
+                found = error(candidate)
+                if found < least:
+                    least, best = found, candidate
+                    break
+        part *= 0.7
+    return best
+
+
 @torch.no_grad()
 def calibrate(
     model: Callable[..., Any],
@@ -160,6 +236,7 @@ def calibrate(
     *,
     num_steps: Sequence[int] = DEFAULT_NUM_STEPS,
     distance: Callable[[torch.Tensor], float] | None = None,
+    tune: bool | None = None,
     num_samples: int = 500,
     batch_size: int = 250,
     class_labels: Sequence[int] | torch.Tensor | None = None,
@@ -171,8 +248,9 @@ def calibrate(
     """Return the calibration of a network for FewStepScheduler, plain numbers that go into its configuration.
 
     Without `distance` it is the density of equal errors, from 25 evaluations of 8 samples. With it, also the
-    best timesteps and noise level for each of `num_steps`: a descent over spacing, last timestep and noise
-    level, one of them changed at a time, from the density's answer on; all candidates get the same noise.
+    best timesteps and noise for each of `num_steps`: a descent over spacing, last timestep and noise, one of
+    them changed at a time; then the best six are judged again, by four times as many samples of another
+    noise. All candidates are judged by the same noise.
 
     Args:
         model: the network, in evaluation mode, on the device of the generator or the CPU.
@@ -182,7 +260,9 @@ def calibrate(
         num_steps: numbers of steps to find settings for.
         distance: maps samples (N, ...) in the network's units to a number that is small if they are like
             data, such as `metrics.sliced_wasserstein` or a Frechet distance to training data.
-        num_samples: for each candidate.
+        tune: fit the timesteps of at most 10 steps to a fine solution of the probability flow; if not given,
+            where there is a distance to tell whether that is better.
+        num_samples: for each candidate of the descent.
         batch_size: samples at a time.
         class_labels: of class-conditional networks, dealt to the samples in turn.
         guidance_scale: of classifier-free guidance; 1 is none.
@@ -195,12 +275,13 @@ def calibrate(
         FloatingPointError: estimates of the network, or all distances, that are not finite.
     """
     num_train_timesteps = len(scheduler.alphas_cumprod)
-    counts = [checks.integer("a number of steps", n, 1, num_train_timesteps) for n in num_steps]
+    counts = sorted(checks.integer("a number of steps", n, 1, num_train_timesteps) for n in num_steps)
     num_samples = checks.integer("num_samples", num_samples, 2)
     batch_size = checks.integer("batch_size", batch_size, 1)
     network = _Network(model, scheduler, class_labels, guidance_scale, null_class_label)
     device = next((parameter.device for parameter in _parameters(model)), torch.device("cpu"))
     source = torch.device("cpu") if generator is None else generator.device
+    places = half_log_snrs(scheduler.alphas_cumprod.double().tolist())
 
     def noise(count: int, drawn_from: torch.Generator | None = generator) -> torch.Tensor:
         return torch.randn((count, *shape), generator=drawn_from, device=source).to(device)
@@ -208,17 +289,29 @@ def calibrate(
     with logging.tqdm(desc="calibrating", unit="evaluation", disable=not progress_bar) as progress:
         density = equal_error_density(network, scheduler, noise(8), on_evaluation=progress.update)
         calibration: dict[str, Any] = {"half_log_snr": density[0], "density": density[1]}
+        tune = distance is not None if tune is None else tune
+        tuned_by = noise(min(_TUNED_BY, batch_size) if tune else 1)
+
+        @functools.cache
+        def tuned(count: int) -> list[int]:
+            first = density_timesteps(*density, min(count + 1, num_train_timesteps), places)[:count]
+            fine = density_timesteps(*density, min(_FINE, num_train_timesteps), places)
+            return tuned_timesteps(network, scheduler, tuned_by, first, fine, on_evaluation=progress.update)
+
+        few = [count for count in counts if tune and 1 < count <= _MOST_TUNED]
         if distance is None:
-            return calibration
+            plans = {str(count): FewStepPlan(tuned(count), default_noise_level(count)) for count in few}
+            entries = {count: plan.entry() for count, plan in plans.items()}
+            return calibration | ({"steps": entries} if entries else {})
         seed = int(torch.randint(2**31, (1,), generator=generator, device=source))
 
-        def judge(candidate: Candidate) -> Candidate:
-            drawn_from = torch.Generator(source).manual_seed(seed)
+        def judge(spacing: str, plan: FewStepPlan, count: int, stream: int) -> Candidate:
+            drawn_from = torch.Generator(source).manual_seed(seed + stream)
             parts = []
-            for first in range(0, num_samples, batch_size):
-                ours = _few_step(scheduler, candidate.timesteps, candidate.noise_level)
-                sample = noise(min(batch_size, num_samples - first), drawn_from)
-                for timestep in candidate.timesteps:
+            for first in range(0, count, batch_size):
+                ours = _few_step(scheduler, plan)
+                sample = noise(min(batch_size, count - first), drawn_from)
+                for timestep in plan.timesteps:
                     # The noise of every step is drawn, so that all noise levels see the same.
                     step_noise = noise(len(sample), drawn_from)
                     output = network(sample, timestep, first)
@@ -227,16 +320,27 @@ def calibrate(
                     )
                     progress.update()
                 parts.append(sample)
-            judged = candidate._replace(distance=float(distance(torch.cat(parts))))
+            found = float(distance(torch.cat(parts)))
+            judged = Candidate(spacing, plan, count, found if np.isfinite(found) else float("inf"))
             if on_candidate is not None:
                 on_candidate(judged)
             return judged
 
-        places = half_log_snrs(scheduler.alphas_cumprod.double().tolist())
         steps = {}
-        for count in sorted(counts):
-            best = _descend(count, places, density, judge)
-            steps[str(count)] = {"timesteps": list(best.timesteps), "noise_level": best.noise_level}
+        for count in counts:
+            timesteps = functools.partial(_timesteps, places, density, tuned if count in few else None, count)
+            judged = _descend(
+                count, timesteps, functools.partial(judge, count=num_samples, stream=0), num_train_timesteps
+            )
+            again = [
+                judge(one.spacing, one.plan, _MORE_SAMPLES * num_samples, 1) for one in judged[:_FINALISTS]
+            ]
+            best = min(again, key=lambda one: one.distance)
+            if best.distance == float("inf"):
+                raise FloatingPointError(
+                    f"no way to take {count} steps gives samples with a finite distance."
+                )
+            steps[str(count)] = best.plan.entry()
         return calibration | {"steps": steps}
 
 
@@ -247,57 +351,54 @@ def _parameters(model: Any) -> Any:
     return itertools.chain(model.parameters(), model.buffers())
 
 
-def _candidate(
-    count: int,
-    spacing: str,
-    last: int,
-    level: int,
+def _timesteps(
     places: Sequence[float],
     density: tuple[Sequence[float], Sequence[float]],
-) -> Candidate:
-    """Return a way to take `count` steps; `last` and `level` are places in `_LAST` and `_NOISE_LEVELS`."""
-    end = min(round(_LAST[last] * len(places)), len(places) - count)
+    tuned: Callable[[int], list[int]] | None,
+    count: int,
+    spacing: str,
+    last: float,
+) -> list[int] | None:
+    """Return `count` timesteps of a spacing that end at a part `last` of T; None if there are no such."""
+    end = min(math.ceil(last * len(places)), len(places) - count)
+    if spacing == "tuned":  # its end is tuned, too
+        return None if tuned is None else tuned(count)
     if spacing == "equal-error":
-        timesteps = density_timesteps(*density, count, places, end)
-    else:
-        timesteps = power_timesteps(count, end, _EXPONENTS[spacing], len(places))
-    return Candidate(count, spacing, timesteps[-1], _NOISE_LEVELS[level], float("nan"), tuple(timesteps))
+        return density_timesteps(*density, count, places, end)
+    return power_timesteps(count, end, _EXPONENTS[spacing], len(places))
 
 
 def _descend(
     count: int,
-    places: Sequence[float],
-    density: tuple[Sequence[float], Sequence[float]],
-    judge: Callable[[Candidate], Candidate],
-) -> Candidate:
-    """Return the best candidate that a descent finds, one setting changed at a time."""
-    judged: dict[tuple[tuple[int, ...], float], Candidate] = {}
+    timesteps: Callable[[str, float], list[int] | None],
+    judge: Callable[[str, FewStepPlan], Candidate],
+    num_train_timesteps: int,
+) -> list[Candidate]:
+    """Return all candidates that a descent has tried, one setting changed at a time, the best first."""
+    judged: dict[tuple[Any, ...], Candidate] = {}
+    lasts = (*_LAST, 1 / count - 1 / num_train_timesteps)
 
-    def distance_of(setting: tuple[int, int, int]) -> float:
-        spacing, last, level = setting
-        candidate = _candidate(count, SPACINGS[spacing], last, level, places, density)
-        key = candidate.timesteps, candidate.noise_level
+    def distance_of(setting: Sequence[int]) -> float:
+        spacing, (level, interval) = SPACINGS[setting[0]], _NOISES[setting[2]]
+        visited = timesteps(spacing, lasts[setting[1]])
+        if visited is None:
+            return float("inf")
+        key = tuple(visited), setting[2]
         if key not in judged:
-            judged[key] = judge(candidate)
-        value = judged[key].distance
-        return value if np.isfinite(value) else float("inf")
+            last = num_train_timesteps - 1
+            between = None if interval is None else [round(part * last) for part in interval]
+            judged[key] = judge(spacing, FewStepPlan(visited, level, between))
+        return judged[key].distance
 
-    setting, improved = (SPACINGS.index("between"), 3, 0 if count <= 10 else 2), True
+    sizes = len(SPACINGS), len(lasts), len(_NOISES)
+    setting, improved = [SPACINGS.index("between"), 3, 0 if count <= 10 else 2], True
     best = distance_of(setting)
     while improved:
         improved = False
-        last_moves = [lambda s, by=by: (s[0], s[1] + by, s[2]) for by in (-1, 1)]
-        level_moves = [lambda s, by=by: (s[0], s[1], s[2] + by) for by in (-1, 1)]
-        spacings = [lambda s, to=to: (to, s[1], s[2]) for to in range(len(SPACINGS))]
-        for move in (*last_moves, *level_moves, *spacings):
-            while True:  # on in this direction while it leads down
-                there = move(setting)
-                if not (0 <= there[1] < len(_LAST) and 0 <= there[2] < len(_NOISE_LEVELS)):
-                    break
+        for which in (1, 2, 0):  # last timestep, noise, spacing
+            for value in range(sizes[which]):
+                there = [*setting[:which], value, *setting[which + 1 :]]
                 found = distance_of(there)
-                if found >= best:
-                    break
-                best, setting, improved = found, there, True
-    if not np.isfinite(best):
-        raise FloatingPointError(f"no way to take {count} steps gives samples with a finite distance.")
-    return min(judged.values(), key=lambda one: (not np.isfinite(one.distance), one.distance))
+                if found < best:
+                    best, setting, improved = found, there, True
+    return sorted(judged.values(), key=lambda one: one.distance)

@@ -2,17 +2,18 @@
 
 A calibration is a dictionary of plain numbers, which goes into a scheduler's configuration as it is:
 
-    {"steps": {"10": {"timesteps": [999, ..., 30], "noise_level": 0.5}, ...},
+    {"steps": {"10": {"timesteps": [999, ..., 30], "noise_level": 0.5, "noise_interval": [100, 600]}, ...},
      "half_log_snr": [-5.1, ...], "density": [0.3, ...]}
 
 "steps" has what was found best for some numbers of steps; "half_log_snr" and "density" say how densely nodes
-should lie at each lambda = log sqrt(alpha_bar / (1 - alpha_bar)), for all others. Each part may be missing.
+should lie at each lambda = log sqrt(alpha_bar / (1 - alpha_bar)), for all others. Each part may be missing,
+and so may "noise_interval", the lowest and the highest timestep whose step adds noise.
 """
 
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,31 @@ from . import checks
 from .timestep_spacing import given_timesteps, spaced_timesteps
 
 _KEYS = ("steps", "half_log_snr", "density")
-_STEP_KEYS = ("timesteps", "noise_level")
+_STEP_KEYS = ("timesteps", "noise_level", "noise_interval")
+
+
+class FewStepPlan(NamedTuple):
+    """How to take a number of steps.
+
+    Args:
+        timesteps: those that are visited, strictly falling.
+        noise_level: tau, in [0, 1].
+        noise_interval: the lowest and the highest timestep whose step adds noise; None for all.
+    """
+
+    timesteps: list[int]
+    noise_level: float
+    noise_interval: Sequence[int] | None = None
+
+    def noise_levels(self) -> list[float]:
+        """Return tau of each step."""
+        lowest, highest = self.noise_interval or (0, self.timesteps[0])
+        return [self.noise_level if lowest <= timestep <= highest else 0.0 for timestep in self.timesteps]
+
+    def entry(self) -> dict[str, Any]:
+        """Return it as a calibration has it under "steps"."""
+        entry = {"timesteps": list(self.timesteps), "noise_level": self.noise_level}
+        return entry if self.noise_interval is None else entry | {"noise_interval": list(self.noise_interval)}
 
 
 def falling_timesteps(places: Sequence[float] | np.ndarray, last: int, num_train_timesteps: int) -> list[int]:
@@ -98,16 +123,32 @@ def check_calibration(calibration: Any, num_train_timesteps: int) -> None:
     if not isinstance(steps, Mapping):
         raise TypeError(f"{must}; its 'steps' is {reprlib.repr(steps)}, but must be a dictionary.")
     for key, entry in steps.items():
-        if not (isinstance(entry, Mapping) and set(entry) == set(_STEP_KEYS)):
-            raise ValueError(f"{must}; its entry for {key!r} steps must have the keys {_STEP_KEYS}.")
+        if not (isinstance(entry, Mapping) and {*_STEP_KEYS[:2]} <= {*entry} <= {*_STEP_KEYS}):
+            raise ValueError(
+                f"{must}; its entry for {key!r} steps must have the keys {_STEP_KEYS}, the last if need be."
+            )
         visited = given_timesteps(entry["timesteps"], num_train_timesteps)
         if str(len(visited)) != key:
             raise ValueError(f"{must}; its entry for {key!r} steps has {len(visited)} timesteps.")
         checks.real("noise_level of a calibration", entry["noise_level"], 0, 1)
+        check_noise_interval(entry.get("noise_interval"), num_train_timesteps)
     if ("half_log_snr" in calibration) != ("density" in calibration):
         raise ValueError(f"{must}; it has only one of 'half_log_snr' and 'density'.")
     if "density" in calibration:
         _check_density(calibration["half_log_snr"], calibration["density"], must)
+
+
+def check_noise_interval(interval: Any, num_train_timesteps: int) -> None:
+    """Raise TypeError or ValueError for anything but None and two timesteps, the lower first."""
+    if interval is None:
+        return
+    if not isinstance(interval, (list, tuple)) or len(interval) != 2:
+        raise TypeError(
+            f"noise_interval is {reprlib.repr(interval)}, but must be None or the lowest and the highest "
+            "timestep whose step adds noise."
+        )
+    lowest = checks.integer("the first of noise_interval", interval[0], 0, num_train_timesteps - 1)
+    checks.integer("the second of noise_interval", interval[1], lowest, num_train_timesteps - 1)
 
 
 def _check_density(half_log_snr: Any, density: Any, must: str) -> None:
@@ -129,10 +170,8 @@ def default_noise_level(count: int) -> float:
     return 0.0 if count <= 10 else 0.5
 
 
-def choose(
-    calibration: Mapping[str, Any] | None, count: int, places: Sequence[float]
-) -> tuple[list[int], float]:
-    """Return the timesteps and the noise level of a chain of `count` steps.
+def choose(calibration: Mapping[str, Any] | None, count: int, places: Sequence[float]) -> FewStepPlan:
+    """Return how to take `count` steps.
 
     A calibrated number of steps is taken as it is. Another one takes the nodes of the nearest calibrated one,
     interpolated in lambda; more than twice the largest get trailing timesteps. Without any, the density is
@@ -147,25 +186,27 @@ def choose(
     num_train_timesteps = len(places)
     calibration = calibration or {}
     known = {int(key): entry for key, entry in calibration.get("steps", {}).items()}
-    if count in known:
-        return list(known[count]["timesteps"]), float(known[count]["noise_level"])
     if known:
         nearest = min(known, key=lambda other: (abs(math.log(other / count)), other))
-        entry = known[nearest]
-        level = float(entry["noise_level"])
-        visited = entry["timesteps"]
-        if count <= min(2 * max(known), num_train_timesteps - visited[-1]) and nearest > 1:
-            return _interpolated(visited, count, places), level
-        return spaced_timesteps(count, num_train_timesteps, "trailing"), level
+        visited, noise = known[nearest]["timesteps"], known[nearest]["noise_level"]
+        if nearest == count:
+            timesteps = list(visited)
+        elif nearest > 1 and count <= min(2 * max(known), num_train_timesteps - visited[-1]):
+            timesteps = _interpolated(visited, count, places)
+        else:
+            timesteps = spaced_timesteps(count, num_train_timesteps, "trailing")
+        return FewStepPlan(timesteps, float(noise), known[nearest].get("noise_interval"))
     if "density" in calibration:
         density = calibration["half_log_snr"], calibration["density"]
         # One node more, down to timestep 0, which is not evaluated.
         nodes = density_timesteps(*density, min(count + 1, num_train_timesteps), places)
-        return nodes[:count], default_noise_level(count)
+        return FewStepPlan(nodes[:count], default_noise_level(count))
     if count > num_train_timesteps // 20:
-        return spaced_timesteps(count, num_train_timesteps, "trailing"), default_noise_level(count)
-    last = round(0.01 * num_train_timesteps)
-    return power_timesteps(count, last, 1.5, num_train_timesteps), default_noise_level(count)
+        timesteps = spaced_timesteps(count, num_train_timesteps, "trailing")
+    else:
+        last = round(0.01 * num_train_timesteps)
+        timesteps = power_timesteps(count, last, 1.5, num_train_timesteps)
+    return FewStepPlan(timesteps, default_noise_level(count))
 
 
 def _interpolated(visited: Sequence[int], count: int, places: Sequence[float]) -> list[int]:

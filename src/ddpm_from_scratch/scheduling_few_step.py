@@ -16,7 +16,13 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from . import checks
 from .diffusion import Scales, at_least_float32
 from .exponential_adams import FewStep, few_step, half_log_snrs
-from .few_step_profile import check_calibration, choose, default_noise_level
+from .few_step_profile import (
+    FewStepPlan,
+    check_calibration,
+    check_noise_interval,
+    choose,
+    default_noise_level,
+)
 from .scheduler_base import FromScratchScheduler, pair_output, standard_normal
 from .timestep_spacing import Chain, check_one_given, given_timesteps
 
@@ -26,24 +32,22 @@ class FewStepChain(Chain):
 
     Args:
         alphas_cumprod: alpha-bar of all T training timesteps, shape (T,).
-        timesteps: those that are visited, strictly falling, in 0..T-1.
+        plan: the timesteps that are visited, and the noise.
         order: of the predictor.
         corrector_order: of the corrector; below 2 there is none.
-        noise_level: tau, in [0, 1].
     """
 
     def __init__(
         self,
         alphas_cumprod: torch.Tensor,
-        timesteps: list[int],
+        plan: FewStepPlan,
         order: int,
         corrector_order: int,
-        noise_level: float,
     ):
-        super().__init__(timesteps)
-        self._nodes = alphas_cumprod.detach().cpu().double()[timesteps].tolist()
+        super().__init__(plan.timesteps)
+        self._nodes = alphas_cumprod.detach().cpu().double()[plan.timesteps].tolist()
         self._orders = order, corrector_order
-        self._noise_levels = [noise_level] * len(timesteps)
+        self._noise_levels = plan.noise_levels()
         self._steps: dict[tuple[int, int], FewStep] = {}
         # The corrector takes back a prediction, which went through older estimates.
         self.num_estimates = max(order, corrector_order, order + 1 if corrector_order > 1 else 0)
@@ -96,6 +100,8 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         corrector_order: the same of the corrector, 2 or 3; 0 for none.
         noise_level: tau in [0, 1]: 0 follows the probability-flow ODE, 1 adds the noise of ancestral
             sampling; the calibration's if not given.
+        noise_interval: the lowest and the highest timestep whose step adds noise; the calibration's, or all,
+            if not given. Goes with noise_level.
         calibration: timesteps and noise levels (see `few_step_profile.py`), as `calibrate` returns them.
 
     Raises:
@@ -130,6 +136,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         solver_order: int = 2,
         corrector_order: int = 2,
         noise_level: float | None = None,
+        noise_interval: list[int] | None = None,
         calibration: dict[str, Any] | None = None,
     ):
         self._estimates: list[torch.Tensor] = []
@@ -143,25 +150,33 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         corrector_order = checks.integer("corrector_order", config.corrector_order, 0, 3)
         if config.noise_level is not None:
             checks.real("noise_level", config.noise_level, 0, 1)
+        elif config.noise_interval is not None:
+            raise ValueError(
+                f"noise_interval is {config.noise_interval}, but noise_level is not given: give both, or "
+                "leave both to the calibration."
+            )
+        check_noise_interval(config.noise_interval, len(self))
         check_calibration(config.calibration, len(self))
         self._orders = order, corrector_order
         self._places = half_log_snrs(self.alphas_cumprod.detach().cpu().double().tolist())
 
     def _make_chain(self, device: torch.device, *, same_tables: bool) -> None:
         self._estimates = []
-        level = self.config.noise_level
-        if level is None:
-            count = len(self._visited)
-            of_calibration = self.config.calibration and not self.custom_timesteps
-            level = self._choose(count)[1] if of_calibration else default_noise_level(count)
-        self._chain = FewStepChain(self.alphas_cumprod, self._visited, *self._orders, level)
+        config, count = self.config, len(self._visited)
+        if config.noise_level is not None:
+            plan = FewStepPlan(self._visited, config.noise_level, config.noise_interval)
+        elif config.calibration and not self.custom_timesteps:
+            plan = self._choose(count)._replace(timesteps=self._visited)
+        else:
+            plan = FewStepPlan(self._visited, default_noise_level(count))
+        self._chain = FewStepChain(self.alphas_cumprod, plan, *self._orders)
 
     @property
     def default_num_inference_steps(self) -> int:
         """How many steps a pipeline takes if nobody says."""
         return min(20, len(self))
 
-    def _choose(self, count: int) -> tuple[list[int], float]:
+    def _choose(self, count: int) -> FewStepPlan:
         return choose(self.config.calibration, count, self._places)
 
     def timesteps_for(self, num_inference_steps: int | None) -> list[int]:
@@ -174,7 +189,9 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
             ValueError, TypeError: another number.
         """
         self._refresh()
-        return self._choose(checks.integer("num_inference_steps", num_inference_steps, 1, len(self)))[0]
+        return self._choose(
+            checks.integer("num_inference_steps", num_inference_steps, 1, len(self))
+        ).timesteps
 
     def set_timesteps(
         self,
