@@ -23,11 +23,11 @@ from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_confi
 from ddpm_from_scratch.likelihood import (  # noqa: E402
     Likelihood,
     flow_likelihood,
-    residual_curve,
     variational_bound,
     variational_bounds,
 )
 from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
+from ddpm_from_scratch.residuals import residual_curve  # noqa: E402
 from ddpm_from_scratch.score import annealed_langevin, langevin, predictor_corrector  # noqa: E402
 from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser, spiral  # noqa: E402
 

@@ -26,6 +26,7 @@ LEVELS = {
     "predictions": 3,
     "objectives": 4,
     "score": 4,
+    "residuals": 4,
     "likelihood": 5,
     "layouts": 4,
     "safe_loading": 4,

@@ -83,11 +83,11 @@ def test_search_finds_the_better_samples(scheduler, generator):
     for count in (4, 6):
         of_count = [one for one in tried if len(one.plan.timesteps) == count]
         first, again = ([one for one in of_count if one.num_samples == number] for number in (150, 600))
-        assert len(again) == 6
+        assert len(again) == 8
         best = min(again, key=lambda one: one.distance)
         assert calibration["steps"][str(count)] == best.plan.entry()
         assert {str(one.plan) for one in again} == {
-            str(one.plan) for one in sorted(first, key=lambda one: one.distance)[:6]
+            str(one.plan) for one in sorted(first, key=lambda one: one.distance)[:8]
         }
         assert best.distance < 0.95 * first[0].distance
         assert len(first) == len({str(one.plan) for one in first})

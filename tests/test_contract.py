@@ -60,6 +60,7 @@ CHANGED = {
     "sigmoid_end": 2.5,
     "sigmoid_tau": 0.5,
     "scale_betas_by_length": True,
+    "residuals": [0.01 * (i + 1) for i in range(50)],
 }
 
 

@@ -23,10 +23,9 @@ from ddpm_from_scratch import (
 )
 from ddpm_from_scratch.likelihood import (
     flow_likelihood,
-    residual_curve,
-    smooth_residuals,
     variational_bound,
 )
+from ddpm_from_scratch.residuals import residual_curve, smooth_residuals
 from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser
 from likelihoods import held_out_likelihood, in_words, spread
 

@@ -95,6 +95,13 @@ def configs(draw, wild=True):
     return config
 
 
+def with_variance(config, kind):
+    """Return settings with a variance_type, and with residuals if it needs them."""
+    length = config["num_train_timesteps"]
+    residuals = [0.01 + t / length for t in range(length)] if kind == "analytic" else None
+    return config | {"variance_type": kind, "residuals": residuals}
+
+
 def built(config):
     """Return a scheduler, or None after a clear error."""
     return result_or_clear_error(DDPMFromScratchScheduler, **config)
@@ -146,8 +153,12 @@ def alpha_bar(scheduler):
     return scheduler.alphas_cumprod.numpy().astype(np.float64)
 
 
-def noise_variances(kind, alpha_prod_t, alpha_prod_t_prev, beta, predicted):
+def noise_variances(kind, alpha_prod_t, alpha_prod_t_prev, beta, predicted, residual):
     """Return the log-variance of the noise added by a step, with its error apart from that of beta."""
+    if kind == "analytic":
+        of_original = np.sqrt(alpha_prod_t_prev) * beta / (1 - alpha_prod_t)
+        posterior = max((1 - alpha_prod_t_prev) / (1 - alpha_prod_t) * beta, 0)
+        return np.log(max(posterior + of_original**2 * residual, MIN_VARIANCE)), 0.0
     posterior = max((1 - alpha_prod_t_prev) / (1 - alpha_prod_t) * beta, MIN_VARIANCE)
     beta = max(beta, MIN_VARIANCE)
     if kind == "learned":
@@ -201,7 +212,7 @@ def reference_step(scheduler, output, timestep, sample, noise):
     alpha_prod_t, alpha_prod_t_prev = levels[timestep], 1.0 if is_last else levels[chain[index + 1]]
     alpha = alpha_prod_t / alpha_prod_t_prev
     beta = 1 - alpha
-    predicted = np.zeros_like(sample)
+    predicted, residual = np.zeros_like(sample), (scheduler.config.residuals or {timestep: 0.0})[timestep]
     if kind in LEARNED_VARIANCE_TYPES:
         output, predicted = np.split(output, 2)
 
@@ -211,7 +222,9 @@ def reference_step(scheduler, output, timestep, sample, noise):
     of_original_error = np.sqrt(alpha_prod_t_prev) * BETA_ERROR / (1 - alpha_prod_t)
 
     def std(beta):
-        log_variance, error = noise_variances(kind, alpha_prod_t, alpha_prod_t_prev, beta, predicted)
+        log_variance, error = noise_variances(
+            kind, alpha_prod_t, alpha_prod_t_prev, beta, predicted, residual
+        )
         return np.exp(0.5 * log_variance), error
 
     if timestep == 0:
@@ -415,7 +428,7 @@ def test_noising_equals_the_reference_or_is_a_clear_error(method, data, config, 
 @given(st.data(), configs(wild=False), SHAPES, SEEDS, SCALES, st.booleans())
 @examples(150)
 def test_step_equals_the_reference_or_is_a_clear_error(variance_type, data, config, shape, seed, scale, wild):
-    scheduler = built(config | {"variance_type": variance_type})
+    scheduler = built(with_variance(config, variance_type))
     if scheduler is None:
         return
     length = len(scheduler)
@@ -457,7 +470,7 @@ def test_step_equals_the_reference_or_is_a_clear_error(variance_type, data, conf
 @pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
 def test_betas_that_add_no_noise_are_refused_or_every_step_is_finite(variance_type, config):
     for prediction_type in PREDICTION_TYPES:
-        scheduler = built(config | {"variance_type": variance_type, "prediction_type": prediction_type})
+        scheduler = built(with_variance(config, variance_type) | {"prediction_type": prediction_type})
         for t in range(len(scheduler))[::-1] if scheduler else ():
             for predicted in (-3.0, -1.0, 0.0, 1.0, 3.0):
                 output = torch.tensor([[1.0, predicted]])
@@ -469,7 +482,7 @@ def test_betas_that_add_no_noise_are_refused_or_every_step_is_finite(variance_ty
 @given(configs(wild=False), st.data(), SEEDS)
 @examples(50)
 def test_to_diffusers_gives_the_same_steps_or_a_clear_error(variance_type, config, data, seed):
-    ours = built(config | {"variance_type": variance_type})
+    ours = built(with_variance(config, variance_type))
     stock = ours and result_or_clear_error(ours.to_diffusers)
     if stock is None:
         return

@@ -83,7 +83,7 @@ class TrainingConfig:
     )
     ddpm_num_steps: int = _flag(1000, "Number of noise levels T.")
     ddpm_num_inference_steps: int | None = _flag(
-        None, "Steps of the sample grids and of evaluation; T if not given.", FREE
+        None, "Steps of the sample grids and of evaluation; 20 if not given.", FREE
     )
     ddpm_beta_schedule: Literal[
         "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "sigmoid_alpha_bar", "laplace"
@@ -179,6 +179,11 @@ class TrainingConfig:
     evaluation_samples: int = _flag(
         0, "Samples to generate at the end and compare with held-out data, or with the training data.", FREE
     )
+    calibrate: bool = _flag(
+        False,
+        "At the end, find the timesteps and the noise of 5, 10 and 20 steps that are best for this network.",
+        FREE,
+    )
     evaluation_features: str = _flag(
         "auto",
         "What to compare them on: auto, pixels, digit_classifier, inception, or a transformers vision model.",
@@ -258,6 +263,8 @@ class TrainingConfig:
             raise ConfigError(
                 "--evaluation_samples cannot be had with --streaming: use training/evaluate.py."
             )
+        if self.calibrate and self.streaming:
+            raise ConfigError("--calibrate cannot be had with --streaming: use training/calibrate.py.")
         self._require("evaluation_samples", lambda value: not 0 < value < 4, "0 or at least 4")
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ConfigError(

@@ -12,35 +12,24 @@ run's own results.json and card get it, too. --num_samples 0 measures it alone.
 """
 
 import argparse
-import os
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
-from accelerate.utils.operations import convert_outputs_to_fp32
-
 from card import add_likelihood
 from config import BUILT_IN_DATASETS, OneLineErrors, TrainingConfig
-from cpu import keep_large_allocations
 from data import TrainingData, load_training_data
-from ddpm_from_scratch import DDPMFromScratchPipeline
-from ddpm_from_scratch.models import sample_shape
+from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler
 from errors import ConfigError, say_error
 from features import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL
 from figures import format_results
 from images import DataError
 from likelihoods import CHART, held_out_likelihood, in_words
 from quality import evaluate, write_results
-from sampling import count_classes
+from saved import add_data_flags, add_network_flags, data_config, find_processes, load_pipeline_and_data
 
-DATA_FLAGS = (
-    "dataset_name", "dataset_config_name", "dataset_split", "train_data_dir", "image_column", "label_column",
-    "resolution", "channels", "cache_dir", "center_crop",
-)  # fmt: skip
+SCHEDULERS = {"few_step": FewStepScheduler, "ddpm": DDPMFromScratchScheduler}
 
 
 def load_reference(
@@ -78,14 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="evaluate.py", description="Measure the quality of a saved pipeline.", allow_abbrev=False
     )
     parser.add_argument("pipeline", help="folder or Hub id of a pipeline")
-    training = parser.add_argument_group("training data, as in train.py")
-    for item in fields(TrainingConfig):
-        if item.name in DATA_FLAGS:
-            kind = int if item.name in ("resolution", "channels") else str
-            options: dict[str, Any] = {"type": kind, "default": item.default}
-            if item.name == "center_crop":
-                options = {"action": "store_true"}
-            training.add_argument(f"--{item.name}", help=item.metadata["help"], **options)
+    add_data_flags(parser)
     held_out = parser.add_argument_group("held-out data")
     held_out.add_argument("--reference_data_dir", help="folder of images that were not trained on")
     held_out.add_argument(
@@ -101,18 +83,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--num_samples", type=int, default=1000,
         help="samples to generate; default 1000, 0 for none, with --likelihood",
     )  # fmt: skip
-    how.add_argument("--batch_size", type=int, default=250, help="samples of one batch; default 250")
-    how.add_argument("--num_inference_steps", type=int, help="timesteps to visit; T if not given")
     how.add_argument(
-        "--guidance_scale", type=float, default=1.0, help="classifier-free guidance; default 1, none"
+        "--num_inference_steps", type=int, help="timesteps to visit; if not given, 20 by few_step, T by ddpm"
     )
-    how.add_argument("--seed", type=int, default=0, help="seed of the samples; default 0")
     how.add_argument(
-        "--mixed_precision",
-        choices=("no", "fp16", "bf16"),
-        default="no",
-        help="precision of the network; default no",
+        "--scheduler",
+        choices=SCHEDULERS,
+        help="few_step, or ddpm for ancestral sampling; the pipeline's if not given",
     )
+    add_network_flags(how, "samples")
     how.add_argument(
         "--output_dir",
         type=Path,
@@ -157,8 +136,7 @@ def run(args: argparse.Namespace) -> None:
             f"--output_dir is {str(output_dir)!r}, the pipeline's own folder, whose results.json is that of "
             "its training: leave it out, and evaluation/ in it is used."
         )
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch_size is {args.batch_size}, but must be at least 1.")
+    config = data_config(args)
     for name in ("likelihood_samples", "likelihood_terms", "likelihood_flow", "likelihood_first_timestep"):
         value, least = getattr(args, name), 0 if name == "likelihood_first_timestep" else 1
         if value and not args.likelihood:
@@ -167,40 +145,11 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} is {value}, but must be at least {least}.")
     if not (args.num_samples or args.likelihood):
         raise ConfigError("--num_samples is 0 and --likelihood is not given: there is nothing to measure.")
-    config = TrainingConfig(seed=args.seed, **{name: getattr(args, name) for name in DATA_FLAGS})
-    # As Accelerator does; PartialState alone does not look at the variable.
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    if state.num_processes != launched:
-        raise ConfigError(
-            f"{launched} processes were launched, but this one sees {state.num_processes}: on CPUs set "
-            "ACCELERATE_USE_CPU=true."
-        )
-    pipeline = DDPMFromScratchPipeline.from_pretrained(args.pipeline, cache_dir=args.cache_dir)
-    shape = sample_shape(pipeline.unet)
-    is_image = len(shape) == 3
-    data = load_training_data(
-        config,
-        config.resolution or (shape[1] if is_image else None),
-        config.channels or (shape[0] if is_image else None),
-    )
-    if data.sample_shape != shape:
-        raise ConfigError(
-            f"the pipeline makes samples of shape {shape}, but {data.name} has {data.sample_shape}."
-        )
-    num_classes = count_classes(pipeline)
-    if data.num_classes not in (None, num_classes):
-        raise ConfigError(
-            f"--label_column {config.label_column!r} has {data.num_classes} classes, but the pipeline "
-            f"{num_classes or 'none'}."
-        )
-    pipeline.to(state.device)
-    if state.device.type == "cpu":
-        keep_large_allocations()
-    if args.mixed_precision != "no":
-        precision = {"fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
-        autocast = torch.autocast(state.device.type, precision)
-        pipeline.unet.forward = convert_outputs_to_fp32(autocast(pipeline.unet.forward))
+    state = find_processes()
+    pipeline, data = load_pipeline_and_data(args, config)
+    assert data is not None
+    if args.scheduler is not None:
+        pipeline.scheduler = SCHEDULERS[args.scheduler].from_config(pipeline.scheduler.config)
     reference = load_reference(config, args.reference_data_dir, args.reference_split, data.sample_shape)
     results: dict[str, Any] = {}
     if args.num_samples:

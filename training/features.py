@@ -176,6 +176,39 @@ class DigitFeatures:
         return self.network(samples.to(self.device)).float().cpu()
 
 
+class MiddleBlockFeatures:
+    """The mean over the image of what a denoising network has in its middle, for images without noise.
+
+    Good enough to choose between ways of sampling from that same network; no measure for others.
+    """
+
+    name = "middle_block"
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self.description = "channels of the middle of the denoising network itself"
+
+    @torch.no_grad()
+    def __call__(self, samples: torch.Tensor) -> torch.Tensor:
+        """Return the features of images (B, C, H, W)."""
+        kept: list[torch.Tensor] = []
+        device = next(self.network.parameters()).device
+        hook = self.network.get_submodule("mid_block").register_forward_hook(
+            lambda _, __, output: kept.append(output.float().mean((2, 3)).cpu())
+        )
+        num_classes = self.network.config.num_class_embeds
+        options = (
+            {}
+            if num_classes is None
+            else {"class_labels": torch.zeros(len(samples), dtype=torch.long, device=device)}
+        )
+        try:
+            self.network(samples.to(device), torch.zeros(len(samples), device=device), **options)
+        finally:
+            hook.remove()
+        return kept[0]
+
+
 class VisionModelFeatures:
     """The image embedding of a transformers vision model, such as the class token of DINOv2.
 

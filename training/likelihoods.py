@@ -25,13 +25,12 @@ from ddpm_from_scratch.likelihood import (
     Likelihood,
     VariationalBound,
     flow_likelihood,
-    mean_residuals,
     merged,
     own_variance_type,
-    smooth_residuals,
     variational_bounds,
 )
 from ddpm_from_scratch.plots import bound_chart
+from ddpm_from_scratch.residuals import mean_residuals, smooth_residuals
 from ddpm_from_scratch.reverse_chain import LEARNED_VARIANCE_TYPES
 from errors import ConfigError
 from quality import Source, sources
@@ -118,6 +117,8 @@ def held_out_likelihood(
     unit = "nats per sample" if data.levels is None else "bits per dimension"
     count = min(num_samples or held_out.count, held_out.count)
     own = own_variance_type(scheduler)
+    # Analytic variances are measured again below, at these timesteps.
+    own = "fixed_small" if own == ANALYTIC else own
     kinds = [own, *(["fixed_small"] if own in LEARNED_VARIANCE_TYPES else [])]
     measure = _Measure(pipeline, batch_size, seed)
     num_training, residuals = 0, None

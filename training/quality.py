@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from data import DIGITS_NAME, TrainingData
 from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.metrics import unit_directions
+from ddpm_from_scratch.pipeline_ddpm_from_scratch import default_num_inference_steps
 from errors import ConfigError
 from features import DEFAULT_VISION_MODEL, FeatureExtractor, load_features
 from figures import Columns, figures, sliced_figures
@@ -63,7 +64,7 @@ def evaluate(
         pipeline: what to judge, on the device of this process.
         data: what it was trained on, and the held-out part if there is one.
         num_samples: samples to generate; as many training samples give the floor.
-        num_inference_steps: timesteps to visit; all T if not given.
+        num_inference_steps: timesteps to visit; the pipeline's default if not given.
         seed: of the samples.
         guidance_scale: of classifier-free guidance; 1 is none.
         features: "auto" (see `default_features`), a name (see `load_features`), an extractor, or several.
@@ -265,7 +266,7 @@ def _about(
         "num_training": training.count,
         "num_training_total": data.num_samples,
         "num_floor": min(count, training.count if held_out is not None else training.count // 2),
-        "num_inference_steps": num_inference_steps or pipeline.scheduler.config.num_train_timesteps,
+        "num_inference_steps": num_inference_steps or default_num_inference_steps(pipeline.scheduler),
         "network_evaluations": samples.evaluations_per_sample,
         "seconds_per_sample": samples.seconds_per_sample,
         "num_processes": state.num_processes,

@@ -18,6 +18,7 @@ from accelerate.utils import gather
 from tqdm.auto import tqdm
 
 from ddpm_from_scratch import DDPMFromScratchPipeline
+from ddpm_from_scratch.pipeline_ddpm_from_scratch import default_num_inference_steps
 from ddpm_from_scratch.plots import point_cloud, sample_grid
 from seeds import stream_seed
 
@@ -59,7 +60,7 @@ def generate(
         pipeline: on the device of this process.
         num_samples: of all processes together.
         batch_size: samples of one batch; another size gives other samples.
-        num_inference_steps: timesteps to visit; the scheduler's number of training timesteps if not given.
+        num_inference_steps: timesteps to visit; the pipeline's default if not given.
         seed: of the samples.
         purpose: which random streams of the seed they come from (see seeds.py).
         guidance_scale: of a class-conditional network that was trained with label dropout; 1 is none.
@@ -76,7 +77,8 @@ def generate(
     state = PartialState()
     num_batches = math.ceil(num_samples / batch_size)
     num_rounds = math.ceil(num_batches / state.num_processes)
-    pipeline.scheduler.set_timesteps(num_inference_steps or pipeline.scheduler.config.num_train_timesteps)
+    num_inference_steps = num_inference_steps or default_num_inference_steps(pipeline.scheduler)
+    pipeline.scheduler.set_timesteps(num_inference_steps)
     evaluations = 0
 
     def count(*_: Any) -> None:

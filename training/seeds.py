@@ -18,6 +18,7 @@ PURPOSES = (
     "evaluation",
     "labels",
     "likelihood",
+    "calibration",
 )
 
 

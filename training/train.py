@@ -21,6 +21,7 @@ def train(config: TrainingConfig) -> None:
         RunError: anything the user can mend; before the network is built, where it can be known by then.
     """
     # Not before the flags are checked: torch takes seconds to load.
+    from few_step import calibrate_pipeline
     from figures import format_results
     from prepare import (
         check_hub,
@@ -74,6 +75,11 @@ def train(config: TrainingConfig) -> None:
     start_tracking(config, accelerator)
     stop.install()
     trainer.run()
+    if config.calibrate:
+        trainer.calibration, _ = calibrate_pipeline(
+            trainer.pipeline(), data, seed=config.seed, guidance_scale=config.guidance_scale,
+            cache_dir=config.cache_dir, stop_requested=lambda: stop.signal is not None,
+        )  # fmt: skip
     trainer.export()
     trainer.save_samples(output_dir / "samples.png")
     evaluation = {}

@@ -26,7 +26,12 @@ import cpu
 import sharding
 from config import TrainingConfig
 from data import TrainingData
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, __version__
+from ddpm_from_scratch import (
+    DDPMFromScratchPipeline,
+    DDPMFromScratchScheduler,
+    FewStepScheduler,
+    __version__,
+)
 from ddpm_from_scratch.models import build_model
 from ddpm_from_scratch.objectives import denoising_losses, drop_labels
 from ddpm_from_scratch.timestep_samplers import LossAwareTimesteps, stratified_timesteps, uniform_timesteps
@@ -117,6 +122,8 @@ class Trainer:
         if config.use_ema:
             decay = config.ema_inv_gamma, config.ema_power, config.ema_max_decay
             self.ema = WeightAverage(self.network, *decay, self.updater.average_mesh)
+        # Of the sampler; none yet, which is meant, so that nothing is said about it.
+        self.calibration: dict[str, Any] = {}
         self.null_label = data.num_classes if config.label_dropout else None
         self.loss_aware = (
             LossAwareTimesteps(config.ddpm_num_steps) if config.timestep_sampling == "loss_aware" else None
@@ -365,8 +372,8 @@ class Trainer:
         return network.to(self.accelerator.device).eval()
 
     def pipeline(self) -> DDPMFromScratchPipeline:
-        """Return a pipeline of its own with the averaged weights."""
-        scheduler = DDPMFromScratchScheduler.from_config(self.scheduler.config)
+        """Return a pipeline of its own with the averaged weights; it samples by few steps."""
+        scheduler = FewStepScheduler.from_config(self.scheduler.config, calibration=self.calibration)
         return DDPMFromScratchPipeline(self.averaged_network(), scheduler, self.null_label)
 
     def save_samples(self, path: Path) -> None:

@@ -39,15 +39,16 @@ _EXPONENTS = {"trailing": 1.0, "between": 1.5, "quadratic": 2.0}
 SPACINGS = (*_EXPONENTS, "equal-error", "tuned")
 # Where the chain may end, in parts of T, beside where trailing timesteps do; what it may carry of noise,
 # and between which parts of T.
-_LAST = (0.0, 0.003, 0.01, 0.03, 0.06, 0.1, 0.15)
+_LAST = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15)
 _NOISES: tuple[tuple[float, tuple[float, float] | None], ...] = (
-    (0.0, None), (0.25, None), (0.5, None), (0.75, None), (1.0, None), (0.5, (0.2, 0.8)), (1.0, (0.2, 0.8)),
-    (1.0, (0.1, 0.6)),
+    (0.0, None), (0.5, None), (1.0, None), (1.0, (0.0, 0.6)), (1.0, (0.1, 0.6)), (1.0, (0.2, 0.8)),
 )  # fmt: skip
+# Spacing, last timestep and noise that descents begin with: no noise, all of it, and some.
+_STARTS = (("between", 0.03, _NOISES[0]), ("trailing", 0.06, _NOISES[2]), ("trailing", 0.06, _NOISES[4]))
 # Nodes of more steps are not tuned: it costs more, and gains nothing.
 _MOST_TUNED = 10
-# Of the candidates that a descent has judged, so many are judged again, by four times as many samples.
-_FINALISTS, _MORE_SAMPLES = 6, 4
+# Of the candidates that descents have judged, so many are judged again, by four times as many samples.
+_FINALISTS, _MORE_SAMPLES = 8, 4
 # Samples that nodes are tuned by, and nodes of the fine solution.
 _TUNED_BY, _FINE = 128, 60
 # The density is smoothed over so many nodes, and is nowhere below this part of its largest value.
@@ -248,8 +249,8 @@ def calibrate(
     """Return the calibration of a network for FewStepScheduler, plain numbers that go into its configuration.
 
     Without `distance` it is the density of equal errors, from 25 evaluations of 8 samples. With it, also the
-    best timesteps and noise for each of `num_steps`: a descent over spacing, last timestep and noise, one of
-    them changed at a time; then the best six are judged again, by four times as many samples of another
+    best timesteps and noise for each of `num_steps`: descents over spacing, last timestep and noise, one of
+    them changed at a time; then the best eight are judged again, by four times as many samples of another
     noise. All candidates are judged by the same noise.
 
     Args:
@@ -262,7 +263,7 @@ def calibrate(
             data, such as `metrics.sliced_wasserstein` or a Frechet distance to training data.
         tune: fit the timesteps of at most 10 steps to a fine solution of the probability flow; if not given,
             where there is a distance to tell whether that is better.
-        num_samples: for each candidate of the descent.
+        num_samples: for each candidate of the descents.
         batch_size: samples at a time.
         class_labels: of class-conditional networks, dealt to the samples in turn.
         guidance_scale: of classifier-free guidance; 1 is none.
@@ -374,7 +375,7 @@ def _descend(
     judge: Callable[[str, FewStepPlan], Candidate],
     num_train_timesteps: int,
 ) -> list[Candidate]:
-    """Return all candidates that a descent has tried, one setting changed at a time, the best first."""
+    """Return all candidates that descents have tried, one setting changed at a time, the best first."""
     judged: dict[tuple[Any, ...], Candidate] = {}
     lasts = (*_LAST, 1 / count - 1 / num_train_timesteps)
 
@@ -391,14 +392,15 @@ def _descend(
         return judged[key].distance
 
     sizes = len(SPACINGS), len(lasts), len(_NOISES)
-    setting, improved = [SPACINGS.index("between"), 3, 0 if count <= 10 else 2], True
-    best = distance_of(setting)
-    while improved:
-        improved = False
-        for which in (1, 2, 0):  # last timestep, noise, spacing
-            for value in range(sizes[which]):
-                there = [*setting[:which], value, *setting[which + 1 :]]
-                found = distance_of(there)
-                if found < best:
-                    best, setting, improved = found, there, True
+    for spacing, last, noise in _STARTS:
+        setting, improved = [SPACINGS.index(spacing), lasts.index(last), _NOISES.index(noise)], True
+        best = distance_of(setting)
+        while improved:
+            improved = False
+            for which in (1, 2, 0):  # last timestep, noise, spacing
+                for value in range(sizes[which]):
+                    there = [*setting[:which], value, *setting[which + 1 :]]
+                    found = distance_of(there)
+                    if found < best:
+                        best, setting, improved = found, there, True
     return sorted(judged.values(), key=lambda one: one.distance)

@@ -6,24 +6,16 @@ held-out data are: in bits per dimension for images with levels, in nats for con
 
 import functools
 import math
-import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 
 from . import checks
-from .diffusion import add_noise, at_least_float32, gaussian_kl, gaussian_log_likelihood, scales
-from .predictions import (
-    alpha_prod_at,
-    check_timesteps,
-    estimate_original,
-    in_its_precision,
-    predict,
-)
-from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
+from .diffusion import gaussian_kl, gaussian_log_likelihood
+from .residuals import Noised, check_originals, noised, visited_timesteps
+from .reverse_chain import ANALYTIC, LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
 from .score import flow_angles, integrate_flow, model_velocity
 from .variational_bound import (
     BoundCoefficients,
@@ -33,7 +25,6 @@ from .variational_bound import (
     network_log_variance,
 )
 
-ANALYTIC = "analytic"
 DIVERGENCES = ("exact", "hutchinson")
 
 
@@ -81,7 +72,7 @@ class VariationalBound(Likelihood):
             The first is of the decoder p(x_0 | x_t).
         counts: how many samples each term is the mean of, shape (S,).
         prior: KL(q(x_T | x_0) || N(0, I)), likewise.
-        variance_type: of p(x_{t-1} | x_t): one of `VARIANCE_TYPES`, or "analytic".
+        variance_type: of p(x_{t-1} | x_t): one of `VARIANCE_TYPES`.
     """
 
     timesteps: torch.Tensor
@@ -115,78 +106,6 @@ class FlowLikelihood(Likelihood):
         return "none" if self.data_levels is None else "uniform"
 
 
-class _Noised(NamedTuple):
-    """A batch of pairs of a sample and a timestep, noised and denoised; the first two have shape (B,)."""
-
-    rows: torch.Tensor
-    columns: torch.Tensor
-    original: torch.Tensor
-    noisy: torch.Tensor
-    estimate: torch.Tensor
-    variance_values: torch.Tensor | None
-
-
-def _noised(
-    model: Callable[..., Any],
-    scheduler: Any,
-    original_samples: torch.Tensor,
-    visited: torch.Tensor,
-    drawn: torch.Tensor | None,
-    class_labels: torch.Tensor | None,
-    batch_size: int,
-    generator: torch.Generator | None,
-    on_batch: Callable[[int], object] | None,
-) -> Iterator[_Noised]:
-    """Yield every sample at every visited timestep, in batches of mixed timesteps.
-
-    `visited` are timesteps, shape (S,); `drawn` are places in them for each sample, shape (N, k), if not all.
-    Rows and columns are on the CPU.
-    """
-    network, device, num_samples = in_its_precision(model), original_samples.device, len(original_samples)
-    if class_labels is not None:
-        if class_labels.shape != (num_samples,):
-            raise ValueError(
-                f"class_labels have shape {tuple(class_labels.shape)}, but there are {num_samples} samples: "
-                "give one label for each."
-            )
-        class_labels = class_labels.to(device)
-    total = num_samples * (len(visited) if drawn is None else drawn.shape[1])
-    for start in range(0, total, batch_size):
-        pair = torch.arange(start, min(start + batch_size, total))
-        rows, columns = pair % num_samples, pair // num_samples
-        columns = columns if drawn is None else drawn[rows, columns]
-        original, timesteps = original_samples[rows.to(device)], visited[columns].to(device)
-        noise = randn_tensor(original.shape, generator, original.device, original.dtype)
-        at_t = scales(alpha_prod_at(scheduler, timesteps, original))
-        noisy = add_noise(original, noise, at_t)
-        labels = None if class_labels is None else class_labels[rows.to(device)]
-        prediction, variance_values = predict(network, scheduler, noisy, timesteps, labels)
-        estimate = estimate_original(prediction, noisy, at_t, scheduler)
-        yield _Noised(rows, columns, original, noisy, estimate, variance_values)
-        if on_batch is not None:
-            on_batch(len(pair))
-
-
-def _visited(scheduler: Any, timesteps: Sequence[int] | torch.Tensor | None) -> torch.Tensor:
-    """Return the timesteps of a chain, rising, shape (S,); all if none are given."""
-    chosen = check_timesteps(
-        range(len(scheduler.alphas_cumprod)) if timesteps is None else timesteps, scheduler
-    )
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"timesteps are {reprlib.repr(chosen)}, but must differ: a chain visits each once.")
-    return torch.tensor(sorted(chosen))
-
-
-def _check_originals(original_samples: torch.Tensor, least: int = 1) -> torch.Tensor:
-    """Return samples, in float32 at least."""
-    checks.samples("original_samples", original_samples)
-    if len(original_samples) < least:
-        raise ValueError(
-            f"original_samples have shape {tuple(original_samples.shape)}, but at least {least} are needed."
-        )
-    return at_least_float32(original_samples)
-
-
 def variational_bound(
     model: Callable[..., Any],
     scheduler: Any,
@@ -209,22 +128,18 @@ def variational_bound(
     with the terms of variational_bound.py, each at one draw of x_t for each sample. It is the bound of the
     chain that samples through these timesteps: the estimate of x_0 is clipped if the scheduler clips it.
 
-    Analytic variances are the best Gaussian ones that do not depend on x_t, from the residuals
-    E|x_0 - x_0_hat|^2 / D:
-
-    variance = posterior variance + (coefficient of x_0 in the posterior mean)^2 residual
-
-    (Bao et al. 2022, arXiv:2201.06503, theorem 1, for an exact network; arXiv:2206.07309 for any other.)
+    Analytic variances are the best Gaussian ones that do not depend on x_t; see `residuals.py`.
 
     Args:
         model: the network, in evaluation mode.
         scheduler: gives alphas_cumprod and the configuration.
         original_samples: x_0, shape (N, ...), on the model's device.
         timesteps: those that the chain visits, in any order; all T if not given.
-        variance_type: one of `VARIANCE_TYPES` or "analytic"; if not given, "analytic" with residuals and the
-            scheduler's without.
+        variance_type: one of `VARIANCE_TYPES`; if not given, "analytic" with residuals and the scheduler's
+            without.
         residuals: for analytic variances: of other data than these, at the same timesteps in rising order,
-            shape (S,); see `residual_curve`.
+            shape (S,); see `residuals.residual_curve`. Those of the scheduler, if it has any and none are
+            given.
         num_monte_carlo: of each sample take the decoder's term and so many of the others, drawn uniformly
             with replacement, in place of all of them; the bound stays unbiased.
         data_levels: 256 for 8-bit images at -1 + 2 k / 255, whose bound is on a probability and above 0; None
@@ -283,13 +198,16 @@ def variational_bounds(
     Their noise is the same, so their differences are known better than they are themselves. Arguments and
     errors as in `variational_bound`.
     """
-    original_samples = _check_originals(original_samples)
+    original_samples = check_originals(original_samples)
     check_data_levels(original_samples, data_levels)
     batch_size = checks.integer("batch_size", batch_size, 1)
-    visited, num_samples = _visited(scheduler, timesteps), len(original_samples)
+    visited, num_samples = visited_timesteps(scheduler, timesteps), len(original_samples)
     table = scheduler.alphas_cumprod.cpu()[visited]
+    own = getattr(scheduler.config, "residuals", None)
+    if residuals is None and own is not None and ANALYTIC in variance_types:
+        residuals = torch.tensor(own, dtype=torch.float64)[visited]
     for kind in variance_types:
-        checks.choice("variance_type", kind, (*VARIANCE_TYPES, ANALYTIC))
+        checks.choice("variance_type", kind, VARIANCE_TYPES)
     if (residuals is not None) != (ANALYTIC in variance_types):
         raise ValueError(
             f"residuals are {'not ' if residuals is None else ''}given and variance_type is "
@@ -312,7 +230,7 @@ def variational_bounds(
         for size in (len(visited), num_samples)
     )
     counts = torch.zeros(len(visited), dtype=torch.float64)
-    for batch in _noised(
+    for batch in noised(
         model, scheduler, original_samples, visited, drawn, class_labels, batch_size, generator, on_batch
     ):
         columns = batch.columns.to(batch.noisy.device)
@@ -375,7 +293,7 @@ def _check_residuals(residuals: torch.Tensor, visited: torch.Tensor) -> torch.Te
 
 
 def _log_variance(
-    kind: str, batch: _Noised, coefficients: BoundCoefficients, residuals: torch.Tensor | None
+    kind: str, batch: Noised, coefficients: BoundCoefficients, residuals: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the logarithm of the variance of p(x_{t-1} | x_t), broadcastable to the samples."""
     if kind == ANALYTIC:
@@ -404,77 +322,6 @@ def _prior_terms(original_samples: torch.Tensor, alpha_prod_t: torch.Tensor) -> 
     nothing = torch.zeros((), dtype=torch.float64)
     terms = gaussian_kl(mean, torch.log1p(-alpha_prod_t.double()), nothing, nothing)
     return terms.reshape(len(terms), -1).mean(1) / math.log(2)
-
-
-def residual_curve(
-    model: Callable[..., Any], scheduler: Any, original_samples: torch.Tensor, **options: Any
-) -> torch.Tensor:
-    """Return E|x_0 - x_0_hat|^2 / D at each timestep, for analytic variances, float64, shape (S,).
-
-    That of the best estimate neither exceeds the variance of the data nor falls as noise grows, so this one
-    is made so, by `smooth_residuals`. The published estimate of the same variance, 1 - E|eps_hat|^2 / D, is a
-    small difference of large numbers at large t.
-
-    Args:
-        model: the network, in evaluation mode.
-        scheduler: gives alphas_cumprod and the configuration.
-        original_samples: at least two; others than those whose likelihood is measured, such as training data:
-            then the bound holds for the latter.
-        **options: timesteps, class_labels, batch_size, generator and on_batch, as in `variational_bound`.
-
-    Raises:
-        TypeError, ValueError: as in `variational_bound`.
-    """
-    means = mean_residuals(model, scheduler, _check_originals(original_samples, 2), **options)
-    return smooth_residuals(means, original_samples)
-
-
-@torch.no_grad()
-def mean_residuals(
-    model: Callable[..., Any],
-    scheduler: Any,
-    original_samples: torch.Tensor,
-    *,
-    timesteps: Sequence[int] | torch.Tensor | None = None,
-    class_labels: torch.Tensor | None = None,
-    batch_size: int = 1024,
-    generator: torch.Generator | None = None,
-    on_batch: Callable[[int], object] | None = None,
-) -> torch.Tensor:
-    """Return the mean of |x_0 - x_0_hat|^2 / D at each timestep as it is; see `residual_curve`."""
-    original_samples = _check_originals(original_samples)
-    batch_size = checks.integer("batch_size", batch_size, 1)
-    visited = _visited(scheduler, timesteps)
-    sums = torch.zeros(len(visited), dtype=torch.float64)
-    for batch in _noised(
-        model, scheduler, original_samples, visited, None, class_labels, batch_size, generator, on_batch
-    ):
-        squares = (batch.original - batch.estimate).square()
-        sums.index_add_(0, batch.columns, squares.reshape(len(squares), -1).mean(1).cpu().double())
-    return sums / len(original_samples)
-
-
-def smooth_residuals(means: torch.Tensor, original_samples: torch.Tensor) -> torch.Tensor:
-    """Return mean residuals clipped to the variance of the data and made monotone (isotonic regression).
-
-    Args:
-        means: by rising timestep, shape (S,).
-        original_samples: x_0, shape (N, ...).
-    """
-    data_variance = float(original_samples.cpu().double().var(0, correction=0).mean())
-    return torch.tensor(_isotonic(means.clamp(max=data_variance).tolist()), dtype=torch.float64)
-
-
-def _isotonic(values: list[float]) -> list[float]:
-    """Return the rising sequence with the least squared distance, by pooling adjacent violators."""
-    blocks: list[tuple[float, int]] = []
-    for value in values:
-        mean, count = value, 1
-        while blocks and blocks[-1][0] > mean:
-            before, size = blocks.pop()
-            mean, count = (before * size + mean * count) / (size + count), size + count
-        blocks.append((mean, count))
-    return [mean for mean, count in blocks for _ in range(count)]
 
 
 @torch.no_grad()
@@ -524,12 +371,12 @@ def flow_likelihood(
         TypeError, ValueError: samples, timesteps, levels or a divergence that do not fit.
         FloatingPointError: a likelihood that is not finite.
     """
-    original_samples = _check_originals(original_samples)
+    original_samples = check_originals(original_samples)
     checks.choice("divergence", divergence, DIVERGENCES)
     check_data_levels(original_samples, data_levels)
     num_probes = checks.integer("num_probes", num_probes, 1)
     batch_size = checks.integer("batch_size", batch_size, 1)
-    visited = _visited(scheduler, timesteps).tolist()
+    visited = visited_timesteps(scheduler, timesteps).tolist()
     if len(visited) < 2:
         raise ValueError("the flow goes from the first timestep to the last: give at least two.")
     angles, first = flow_angles(scheduler.alphas_cumprod), scheduler.alphas_cumprod[visited[0]].double()

@@ -14,6 +14,7 @@ import torch
 from .diffusion import Posterior, Scales, broadcast_to_sample, posterior, scales, step_beta
 from .timestep_spacing import Chain
 
+ANALYTIC = "analytic"
 VARIANCE_TYPES = (
     "fixed_small",
     "fixed_small_log",
@@ -21,6 +22,7 @@ VARIANCE_TYPES = (
     "fixed_large_log",
     "learned",
     "learned_range",
+    ANALYTIC,
 )
 LEARNED_VARIANCE_TYPES = ("learned", "learned_range")
 
@@ -50,19 +52,30 @@ class ReverseChain(Chain):
         alphas_cumprod: alpha-bar of all T training timesteps, float32, shape (T,).
         timesteps: those that are visited, strictly falling, in 0..T-1.
         variance_type: one of `VARIANCE_TYPES`; decides the standard deviation of the added noise.
+        residuals: E|x_0 - x_0_hat|^2 / D at all T timesteps, for analytic variances (see `residuals.py`).
     """
 
-    def __init__(self, alphas_cumprod: torch.Tensor, timesteps: list[int], variance_type: str):
+    def __init__(
+        self,
+        alphas_cumprod: torch.Tensor,
+        timesteps: list[int],
+        variance_type: str,
+        residuals: Sequence[float] | None = None,
+    ):
         super().__init__(timesteps)
         self._num_train_timesteps = len(alphas_cumprod)
         with torch.inference_mode(False):
             self._visited = torch.tensor(timesteps, device="cpu")
-            self._table = self._coefficients(alphas_cumprod.cpu()[self._visited], variance_type)
+            alpha_prod = alphas_cumprod.cpu()[self._visited]
+            at_them = None if residuals is None else alpha_prod.new_tensor(residuals)[self._visited]
+            self._table = self._coefficients(alpha_prod, variance_type, at_them)
         self._steps: list[Step | None] = [None] * len(self.timesteps)
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @staticmethod
-    def _coefficients(alpha_prod: torch.Tensor, variance_type: str) -> torch.Tensor:
+    def _coefficients(
+        alpha_prod: torch.Tensor, variance_type: str, residuals: torch.Tensor | None
+    ) -> torch.Tensor:
         """Return the table: one row for each step and a last one of nan, one column for each coefficient."""
         alpha_prod_prev = torch.cat([alpha_prod[1:], alpha_prod.new_ones(1)])
         to_prev, beta = posterior(alpha_prod, alpha_prod_prev), step_beta(alpha_prod, alpha_prod_prev)
@@ -71,6 +84,9 @@ class ReverseChain(Chain):
             noise_std = torch.exp(0.5 * torch.log(variance))
         elif variance_type in ("fixed_large", "fixed_large_log"):
             noise_std = beta**0.5
+        elif variance_type == ANALYTIC:
+            assert residuals is not None
+            noise_std = (to_prev.variance + to_prev.original**2 * residuals) ** 0.5
         else:
             noise_std = variance**0.5
         # The posterior of the last step has no variance; `_MIN_VARIANCE` of it is below float32 resolution.

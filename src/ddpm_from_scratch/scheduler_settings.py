@@ -17,7 +17,7 @@ from .noise_schedules import (
     given_betas,
     rescale_zero_terminal_snr,
 )
-from .reverse_chain import VARIANCE_TYPES
+from .reverse_chain import ANALYTIC, VARIANCE_TYPES
 from .timestep_spacing import TIMESTEP_SPACINGS
 
 _BETA_RANGE_KEYS = ("beta_start", "beta_end", "scale_betas_by_length")
@@ -92,6 +92,8 @@ def checked_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     # Stored configurations of diffusers' DPM solvers have None, which DDPMScheduler takes as this.
     settings["variance_type"] = "fixed_small" if config["variance_type"] is None else config["variance_type"]
     checks.choice("variance_type", settings["variance_type"], VARIANCE_TYPES)
+    if "residuals" in config:
+        _check_residuals(config["residuals"], settings["variance_type"], num_train_timesteps)
     if "timestep_spacing" in config:
         checks.choice("timestep_spacing", config["timestep_spacing"], TIMESTEP_SPACINGS)
     checks.choice("prediction_type", config["prediction_type"], PREDICTION_TYPES, PREDICTION_HINTS)
@@ -101,6 +103,18 @@ def checked_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(trained_betas, torch.Tensor):
         settings["trained_betas"] = trained_betas.tolist()
     return {name: value for name, value in settings.items() if not _same(value, config[name])}
+
+
+def _check_residuals(residuals: Any, variance_type: str, num_train_timesteps: int) -> None:
+    if residuals is None and variance_type != ANALYTIC:
+        return
+    is_list = isinstance(residuals, (list, tuple)) and len(residuals) == num_train_timesteps
+    if not is_list or not all(checks.real("a residual", value, 0, math.inf) > 0 for value in residuals):
+        raise ValueError(
+            f"variance_type is {variance_type!r} and residuals {reprlib.repr(residuals)}, but they must be "
+            f"{num_train_timesteps} positive numbers, one for each timestep, which 'analytic' needs: give "
+            "residual_curve(...).tolist()."
+        )
 
 
 def _same(checked: Any, given: Any) -> bool:
@@ -242,6 +256,11 @@ def stock_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             "the network's log-variance, so the learned variances are lost (nan). Train with "
             "'learned_range', or choose a fixed variance_type."
         )
+    if variance_type == ANALYTIC and "residuals" in config:
+        raise ValueError(
+            "variance_type 'analytic' has no counterpart in diffusers, so the measured variances are lost. "
+            "Choose a fixed variance_type."
+        )
     _, alphas_cumprod = tables_from_settings(config)
     if alphas_cumprod[-1] == 0 and config["prediction_type"] == "epsilon":
         raise ValueError(
@@ -252,7 +271,8 @@ def stock_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     names = list(inspect.signature(DDPMScheduler.__init__).parameters)[1:]
     stock = {key: config[key] for key in names if key in config}
     # The same standard deviation; DDPMScheduler takes the square root of a logarithm there (nan).
-    stock["variance_type"] = "fixed_large" if variance_type == "fixed_large_log" else variance_type
+    same = {"fixed_large_log": "fixed_large", ANALYTIC: "fixed_small"}  # few steps have their own noise
+    stock["variance_type"] = same.get(variance_type, variance_type)
     own_shape = [
         key for key, default in _SHAPE_DEFAULTS.items() if key not in stock and config[key] != default
     ]

@@ -42,7 +42,8 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         variance_type: variance of the added noise: "fixed_small" (the posterior's), "fixed_large" (beta), the
             same with "_log", or "learned" / "learned_range" for a network with 2C output channels whose
             second half is a log-variance, or an interpolation between the two fixed ones (Nichol & Dhariwal
-            2021, arXiv:2102.09672, eq. 15).
+            2021, arXiv:2102.09672, eq. 15), or "analytic", from `residuals`: the best fixed ones for few
+            steps (Bao et al. 2022, arXiv:2201.06503).
         clip_sample: clip the estimate of x_0 to [-clip_sample_range, clip_sample_range]. Right for images in
             [-1, 1]; switch it off for data outside.
         prediction_type: what the network predicts: "epsilon", "sample" (x_0) or "v_prediction".
@@ -61,6 +62,8 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         sigmoid_tau: temperature of "sigmoid_alpha_bar".
         scale_betas_by_length: multiply beta_start and beta_end by 1000 / T, so that a chain of any length
             ends with as little signal as one of 1000 steps.
+        residuals: E|x_0 - x_0_hat|^2 / D at each of the T timesteps, for variance_type "analytic":
+            `residual_curve(model, scheduler, training_samples).tolist()`.
 
     Raises:
         ValueError, TypeError: an argument that is not allowed, named with the allowed values.
@@ -96,14 +99,18 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         sigmoid_end: float = 3.0,
         sigmoid_tau: float = 1.0,
         scale_betas_by_length: bool = False,
+        residuals: list[float] | None = None,
     ):
         self.one = torch.tensor(1.0, dtype=torch.float32, device="cpu")
         self._start()
 
     def _make_chain(self, device: torch.device, *, same_tables: bool) -> None:
         if not same_tables or self._chain.timesteps is not self._visited:
-            self._chain = ReverseChain(self.alphas_cumprod, self._visited, self.variance_type)
+            self._chain = self._chain_of(self.variance_type)
         self._chain.tables_on(device)
+
+    def _chain_of(self, variance_type: str) -> ReverseChain:
+        return ReverseChain(self.alphas_cumprod, self._visited, variance_type, self.config.residuals)
 
     @property
     def variance_type(self) -> str:
@@ -306,6 +313,6 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         chain, kind = self._chain, self.variance_type
         if variance_type not in (None, kind):
             kind = checks.choice("variance_type", variance_type, VARIANCE_TYPES)
-            chain = ReverseChain(self.alphas_cumprod, self._visited, kind)
+            chain = self._chain_of(kind)
         predicted = predicted_variance if kind in LEARNED_VARIANCE_TYPES else None
         return self._noise_std(chain.step(chain.index(int(t))), predicted) ** 2
