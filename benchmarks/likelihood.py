@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import sklearn.datasets
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
@@ -30,18 +29,7 @@ from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
 from ddpm_from_scratch.residuals import residual_curve  # noqa: E402
 from ddpm_from_scratch.score import annealed_langevin, langevin, predictor_corrector  # noqa: E402
 from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser, spiral  # noqa: E402
-
-SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid_alpha_bar"}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    """Return a new source of randomness."""
-    return torch.Generator().manual_seed(seed)
-
-
-def exact_scheduler(schedule: str = "linear", **options) -> DDPMFromScratchScheduler:
-    """Return a scheduler that does not clip: the data are not images."""
-    return DDPMFromScratchScheduler(beta_schedule=SCHEDULES[schedule], clip_sample=False, **options)
+from exact import SCHEDULES, digit_means, exact_scheduler, narrow_mixture, seeded  # noqa: E402
 
 
 def gaussian(dimensions: int, scheduler: DDPMFromScratchScheduler) -> GaussianMixtureDenoiser:
@@ -51,17 +39,6 @@ def gaussian(dimensions: int, scheduler: DDPMFromScratchScheduler) -> GaussianMi
     covariance = 0.5 * root @ root.T / dimensions + 0.05 * torch.eye(dimensions, dtype=torch.float64)
     mean = 0.3 * torch.randn(dimensions, generator=source, dtype=torch.float64)
     return GaussianMixtureDenoiser([mean.tolist()], covariance.tolist(), scheduler.alphas_cumprod.tolist())
-
-
-def narrow_mixture(means: torch.Tensor, std: float, scheduler: DDPMFromScratchScheduler):
-    """Return the exact denoiser of equal narrow Gaussians around points."""
-    covariance = (std**2 * torch.eye(means.shape[1])).tolist()
-    return GaussianMixtureDenoiser(means.tolist(), covariance, scheduler.alphas_cumprod.tolist())
-
-
-def digit_means(count: int = 600) -> torch.Tensor:
-    """Return digits as vectors of 64 numbers in [-1, 1]."""
-    return torch.tensor(sklearn.datasets.load_digits().data[:count] / 8 - 1)
 
 
 def uniform(steps: int) -> list[int]:

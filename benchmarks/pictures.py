@@ -1,7 +1,11 @@
-"""Images to train on in benchmarks, as users have them: PIL images, and an encoded data set."""
+"""Images to train on in benchmarks, as users have them: PIL images, and an encoded data set.
+
+`python benchmarks/pictures.py FOLDER` writes 8,000 printed digits of 16 pixels as PNG files into a folder.
+"""
 
 import io
 import random
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +15,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data import load_digits
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
+
+from data import load_digits  # noqa: E402
 
 # Fonts that matplotlib ships and that have upright or slanted digits.
 FONTS = (
@@ -83,3 +89,10 @@ def as_dataset(images: list[Image.Image]) -> datasets.Dataset:
         image.save(file, "PNG")
         encoded.append({"bytes": file.getvalue(), "path": None})
     return datasets.Dataset.from_dict({"image": encoded}).cast_column("image", datasets.Image())
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True)
+    for number, picture in enumerate(to_images(glyphs(8000, seed=0, side=16)[0])):
+        picture.save(folder / f"{number:04}.png")

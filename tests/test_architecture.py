@@ -21,7 +21,7 @@ LEVELS = {
     "forward_process": 2,
     "reverse_chain": 2,
     "few_step_profile": 2,
-    "exponential_adams": 0,
+    "exponential_adams": 2,
     "scheduler_settings": 3,
     "predictions": 3,
     "objectives": 4,

@@ -77,17 +77,22 @@ def test_search_finds_the_better_samples(scheduler, generator):
     data = model.sample(2000, generator).float()
     tried = []
     calibration = calibrate(
-        model, scheduler, (2,), generator, num_steps=[4, 6], num_samples=150, progress_bar=False,
+        model, scheduler, (2,), generator, num_steps=[4, 6], num_samples=50, progress_bar=False,
         distance=lambda samples: sliced_wasserstein(samples.float(), data), on_candidate=tried.append,
     )  # fmt: skip
     for count in (4, 6):
         of_count = [one for one in tried if len(one.plan.timesteps) == count]
-        first, again = ([one for one in of_count if one.num_samples == number] for number in (150, 600))
-        assert len(again) == 8
-        best = min(again, key=lambda one: one.distance)
+        first, again, last = (
+            [one for one in of_count if one.num_samples == number] for number in (50, 200, 800)
+        )
+        assert len(again) == 8 and len(last) == 3
+        best = min(last, key=lambda one: one.distance)
         assert calibration["steps"][str(count)] == best.plan.entry()
         assert {str(one.plan) for one in again} == {
             str(one.plan) for one in sorted(first, key=lambda one: one.distance)[:8]
+        }
+        assert {str(one.plan) for one in last} == {
+            str(one.plan) for one in sorted(again, key=lambda one: one.distance)[:3]
         }
         assert best.distance < 0.95 * first[0].distance
         assert len(first) == len({str(one.plan) for one in first})
@@ -150,6 +155,13 @@ def test_labels_and_guidance(scheduler, generator, guidance_scale):
     )  # fmt: skip
     assert labels_seen == ({0, 1, 2} if guidance_scale == 1 else {0, 1, 2, 3})
     assert sizes == ({8} if guidance_scale == 1 else {16})
+
+
+def test_a_chain_too_short_to_calibrate_is_refused(generator):
+    short = DDPMFromScratchScheduler(num_train_timesteps=4, trained_betas=[0.3, 0.6, 0.9, 0.99])
+    model = mixture(short, [[1.0, 0.0], [-1.0, 0.5]], 0.01)
+    with pytest.raises(ValueError, match="num_train_timesteps is 4"):
+        calibrate(model, short, (2,), generator, num_steps=[2], progress_bar=False)
 
 
 @pytest.mark.parametrize(

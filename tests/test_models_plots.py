@@ -74,9 +74,12 @@ def test_charts_are_written(tmp_path):
     plots.bound_chart(torch.arange(3), {"fixed": terms, "learned": terms - 0.1}, tmp_path / "bound.png")
     plots.bound_chart(torch.arange(3), {"fixed": terms}, tmp_path / "positive.png")
     plots.point_sets({"one": np.zeros((5, 2))}, tmp_path / "one.png")
+    reached = {"ours": {5: 1.2, 10: 1.0}, "first": {5: 2.0, 10: 1.5}, "second": {5: 3.0}}
+    plots.quality_chart(reached, "sliced W2", tmp_path / "quality.png")
+    plots.quality_chart({"ours": {5: 1.2}}, "sliced W2", tmp_path / "alone.png", title="digits")
     plots.point_sets({"one": np.zeros((5, 2)), "two": np.ones((3, 2))}, tmp_path / "sets.png")
-    for name in ("loss.png", "points.png", "bound.png", "positive.png", "one.png", "sets.png"):
-        with Image.open(tmp_path / name) as picture:
+    for name in ("loss", "points", "bound", "positive", "one", "sets", "quality", "alone"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.size[0] > 250
     with pytest.raises(ValueError, match="points have shape"):
         plots.point_cloud(np.zeros((5, 3)), tmp_path / "x.png")
@@ -84,5 +87,7 @@ def test_charts_are_written(tmp_path):
         plots.point_sets({}, tmp_path / "x.png")
     with pytest.raises(ValueError, match="got 0 lines"):
         plots.bound_chart(torch.arange(3), {}, tmp_path / "x.png")
+    with pytest.raises(ValueError, match="2 of 1 samplers are to be named"):
+        plots.quality_chart({"ours": {5: 1.2}}, "sliced W2", tmp_path / "x.png", highlight=2)
     with pytest.raises(ValueError, match="one loss for each step"):
         plots.loss_curve([1], [], tmp_path / "x.png")

@@ -13,7 +13,13 @@ import torch
 from huggingface_hub import RepoCard
 
 from conftest import ROOT
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch import (
+    DDPMFromScratchPipeline,
+    DDPMFromScratchScheduler,
+    FewStepScheduler,
+    build_model,
+    model_config,
+)
 from ddpm_from_scratch.models import sample_shape
 from loopback_hub import TOKEN, Fault, Repository
 
@@ -32,8 +38,11 @@ const settings = JSON.parse(readFileSync("page/settings.json"));
 const network = makeNetwork(settings.config, weights);
 let sample = Float32Array.from(how.sample);
 const output = network(sample, how.timestep, how.label);
+const estimates = [];
 for (const step of settings.steps) {
-  sample = reverseStep(network, sample, step, how.label, settings.null_label, how.guidance, () => 0.5);
+  sample = reverseStep(
+    network, sample, step, how.label, settings.null_label, how.guidance, () => 0.5, estimates,
+  );
 }
 console.log(JSON.stringify([Array.from(output), Array.from(sample)]));
 """
@@ -50,7 +59,9 @@ def saved(folder, name, scheduler=None, null_class_label=None, **overrides):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))  # so that no bias is 0 and no scale is 1
-    pipeline = DDPMFromScratchPipeline(model, DDPMFromScratchScheduler(**(scheduler or {})), null_class_label)
+    scheduler = scheduler or {}
+    kind = FewStepScheduler if "calibration" in scheduler else DDPMFromScratchScheduler
+    pipeline = DDPMFromScratchPipeline(model, kind(**scheduler), null_class_label)
     pipeline.save_pretrained(folder)
     return pipeline
 
@@ -68,6 +79,7 @@ def make_space(run_here, *arguments, **options):
         ("tiny", {"variance_type": "fixed_large"}, {"num_class_embeds": 3, "null_class_label": 2}),
         ("digits", {"beta_schedule": "sigmoid_alpha_bar", "prediction_type": "sample"}, {}),
         ("points", {"clip_sample": False}, {}),
+        ("tiny", {"calibration": {}, "noise_level": 0.7, "noise_interval": [0, 600]}, {}),
         (
             "tiny",
             {"clip_sample_range": 2.0},

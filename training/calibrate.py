@@ -41,8 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"numbers of steps to find settings for; default {' '.join(map(str, DEFAULT_NUM_STEPS))}",
     )  # fmt: skip
     how.add_argument(
-        "--num_samples", type=int, default=500,
-        help="samples that each candidate is judged by; default 500, and four times as many for the best",
+        "--num_samples", type=int, default=250,
+        help="samples that each candidate is judged by; default 250, and up to 16 times as many for the best",
     )  # fmt: skip
     how.add_argument(
         "--features", default="auto",
@@ -82,7 +82,11 @@ def save_scheduler(pipeline: DDPMFromScratchPipeline, folder: Path) -> None:
             shutil.rmtree(temporary)
             raise ConfigError(str(error)) from error
         shutil.rmtree(temporary / "unet")
+        written = {path.name for path in (temporary / "scheduler").iterdir()}
         commit_files(temporary, folder, last="model_index.json")
+        for path in (folder / "scheduler").glob("*.py"):  # the code of the scheduler before
+            if path.name not in written:
+                path.unlink()
     results = folder / "results.json"
     if results.is_file():
         write_card(folder, json.loads(results.read_text()).get("repo_id", folder.resolve().name))

@@ -184,6 +184,9 @@ class TrainingConfig:
         "At the end, find the timesteps and the noise of 5, 10 and 20 steps that are best for this network.",
         FREE,
     )
+    calibration_samples: int = _flag(
+        250, "Samples that --calibrate judges a candidate by; the best by up to 16 times as many.", FREE
+    )
     evaluation_features: str = _flag(
         "auto",
         "What to compare them on: auto, pixels, digit_classifier, inception, or a transformers vision model.",
@@ -222,6 +225,7 @@ class TrainingConfig:
             "seed": 0, "logging_steps": 1, "save_images_epochs": 1, "save_model_epochs": 1,
             "eval_batch_size": 1,
             "checkpointing_steps": 1, "checkpoints_total_limit": 1, "evaluation_samples": 0,
+            "calibration_samples": 2,
         }  # fmt: skip
         for name, minimum in at_least.items():
             self._require(name, lambda value, low=minimum: value >= low, f"at least {minimum}")

@@ -66,7 +66,7 @@ def calibrate_pipeline(
     data: TrainingData | None,
     *,
     num_steps: Sequence[int] = DEFAULT_NUM_STEPS,
-    num_samples: int = 500,
+    num_samples: int = 250,
     features: str = "auto",
     batch_size: int = 250,
     seed: int = 0,
@@ -83,7 +83,7 @@ def calibrate_pipeline(
         pipeline: on the device of this process.
         data: what it was trained on; without them only the density of nodes is measured.
         num_steps: numbers of steps to find settings for.
-        num_samples: that a candidate is judged by; the best are judged by four times as many again.
+        num_samples: that a candidate is judged by; the best are judged again, by up to sixteen times as many.
         features: see `calibration_features`.
         batch_size: samples of one batch.
         seed: of the samples.
@@ -96,6 +96,14 @@ def calibrate_pipeline(
         NonFiniteError: a network whose estimates are not finite.
         Stopped: `stop_requested` said so.
     """
+    num_train_timesteps = len(pipeline.scheduler.alphas_cumprod)
+    wrong = [count for count in num_steps if not 1 <= count <= num_train_timesteps]
+    if wrong or num_samples < 2:
+        raise ConfigError(
+            f"a number of steps is {wrong[0]}, but must be in 1..{num_train_timesteps}."
+            if wrong
+            else f"the samples of a candidate are {num_samples}, but must be at least 2."
+        )
     state = PartialState()
     candidates: list[Candidate] = []
 

@@ -36,14 +36,14 @@ _KNOWN_BLOCKS = {"DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"}
 
 
 def make_space(
-    model: str, output_dir: Path, num_inference_steps: int, revision: str | None, token: str | None
+    model: str, output_dir: Path, num_inference_steps: int | None, revision: str | None, token: str | None
 ) -> None:
     """Write the page of a model into a folder.
 
     Args:
         model: a repository's id, or the folder of a pipeline.
         output_dir: the page's folder; made if it is missing.
-        num_inference_steps: steps of the reverse chain.
+        num_inference_steps: steps of the reverse chain; 20 by few steps, else 100, if not given.
         revision: of the repository; the page stays with the commit that this is now.
         token: of the Hub.
 
@@ -150,42 +150,42 @@ def _require_readable(path: Path, network: Any) -> None:
         )
 
 
-def _steps(scheduler: Any, num_inference_steps: int) -> list[dict[str, Any]]:
-    """Return the coefficients of every step: x_0 from sample and output, then the mean and the noise.
+def _steps(scheduler: Any, num_inference_steps: int | None) -> list[dict[str, Any]]:
+    """Return the coefficients of every step: of x_0 from sample and output, then of the next sample.
 
     Raises:
         ConfigError: a scheduler whose steps are no such table.
     """
     import torch
 
-    from ddpm_from_scratch.diffusion import to_original
-    from ddpm_from_scratch.reverse_chain import LEARNED_VARIANCE_TYPES, ReverseChain
+    from ddpm_from_scratch.diffusion import Scales, to_original
+    from ddpm_from_scratch.reverse_chain import LEARNED_VARIANCE_TYPES
 
-    config = scheduler.config
-    if type(scheduler).__name__ != "DDPMFromScratchScheduler":
-        raise ConfigError(f"the model has a {type(scheduler).__name__}, but the page samples by DDPM only.")
+    config, name = scheduler.config, type(scheduler).__name__
+    if name not in ("DDPMFromScratchScheduler", "FewStepScheduler"):
+        raise ConfigError(f"the model has a {name}, but the page samples by DDPM and by few steps only.")
     if config.thresholding or config.variance_type in LEARNED_VARIANCE_TYPES:
         raise ConfigError("the page knows neither dynamic thresholding nor learned variances.")
+    if num_inference_steps is None:
+        num_inference_steps = 20 if name == "FewStepScheduler" else 100
     try:
         scheduler.set_timesteps(num_inference_steps)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--num_inference_steps: {error}") from error
-    timesteps = scheduler.timesteps.tolist()
-    chain = ReverseChain(scheduler.alphas_cumprod, timesteps, config.variance_type)
     nothing, one = torch.zeros(1), torch.ones(1)
     rows = []
-    for index, timestep in enumerate(timesteps):
-        step = chain.step(index)
+    for timestep, step in zip(scheduler.timesteps.tolist(), scheduler.linear_steps(), strict=True):
+        at_t = Scales(step.signal, step.noise)
         rows.append(
             {
                 "timestep": timestep,
                 # x_0 is linear in both, so two calls give its coefficients.
-                "sample": to_original(nothing, one, step.scales, config.prediction_type).item(),
-                "output": to_original(one, nothing, step.scales, config.prediction_type).item(),
+                "sample": to_original(nothing, one, at_t, config.prediction_type).item(),
+                "output": to_original(one, nothing, at_t, config.prediction_type).item(),
                 "clip": config.clip_sample_range if config.clip_sample else None,
-                "original": step.posterior.original.item(),
-                "keep": step.posterior.sample.item(),
-                "noise": step.noise_std.item() if step.adds_noise else 0.0,
+                "estimates": step.estimates,
+                "keep": step.sample,
+                "noise": step.noise_std,
             }
         )
     return rows
@@ -200,7 +200,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output_dir", help="folder for the page; the model's name and '-space' if not given"
     )
-    parser.add_argument("--num_inference_steps", type=int, default=100, help="steps of a sample")
+    parser.add_argument(
+        "--num_inference_steps", type=int, help="steps of a sample; 20 by few steps, else 100, if not given"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the repository")
     parser.add_argument("--space_id", help="Space to upload the page to, such as user/digits-space")
     parser.add_argument("--private", action="store_true", help="create the Space private")

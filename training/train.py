@@ -77,8 +77,9 @@ def train(config: TrainingConfig) -> None:
     trainer.run()
     if config.calibrate:
         trainer.calibration, _ = calibrate_pipeline(
-            trainer.pipeline(), data, seed=config.seed, guidance_scale=config.guidance_scale,
-            cache_dir=config.cache_dir, stop_requested=lambda: stop.signal is not None,
+            trainer.pipeline(), data, num_samples=config.calibration_samples, seed=config.seed,
+            guidance_scale=config.guidance_scale, cache_dir=config.cache_dir,
+            stop_requested=lambda: stop.signal is not None,
         )  # fmt: skip
     trainer.export()
     trainer.save_samples(output_dir / "samples.png")

@@ -47,10 +47,11 @@ _NOISES: tuple[tuple[float, tuple[float, float] | None], ...] = (
 _STARTS = (("between", 0.03, _NOISES[0]), ("trailing", 0.06, _NOISES[2]), ("trailing", 0.06, _NOISES[4]))
 # Nodes of more steps are not tuned: it costs more, and gains nothing.
 _MOST_TUNED = 10
-# Of the candidates that descents have judged, so many are judged again, by four times as many samples.
-_FINALISTS, _MORE_SAMPLES = 8, 4
+# Of the candidates that descents have judged, so many are judged again, by so many times more samples.
+_ROUNDS = ((8, 4), (3, 16))
 # Samples that nodes are tuned by, and nodes of the fine solution.
 _TUNED_BY, _FINE = 128, 60
+_DENSITY_EVALUATIONS = 25
 # The density is smoothed over so many nodes, and is nowhere below this part of its largest value.
 _SMOOTHED_OVER, _FLOOR = 5, 0.1
 
@@ -126,7 +127,7 @@ def equal_error_density(
     network: Callable[[torch.Tensor, int], torch.Tensor],
     scheduler: Any,
     noise: torch.Tensor,
-    num_evaluations: int = 25,
+    num_evaluations: int = _DENSITY_EVALUATIONS,
     on_evaluation: Callable[[], object] | None = None,
 ) -> tuple[list[float], list[float]]:
     """Return lambda of the nodes of one run of the probability flow, rising, and the density of nodes there.
@@ -238,7 +239,7 @@ def calibrate(
     num_steps: Sequence[int] = DEFAULT_NUM_STEPS,
     distance: Callable[[torch.Tensor], float] | None = None,
     tune: bool | None = None,
-    num_samples: int = 500,
+    num_samples: int = 250,
     batch_size: int = 250,
     class_labels: Sequence[int] | torch.Tensor | None = None,
     guidance_scale: float = 1.0,
@@ -250,8 +251,8 @@ def calibrate(
 
     Without `distance` it is the density of equal errors, from 25 evaluations of 8 samples. With it, also the
     best timesteps and noise for each of `num_steps`: descents over spacing, last timestep and noise, one of
-    them changed at a time; then the best eight are judged again, by four times as many samples of another
-    noise. All candidates are judged by the same noise.
+    them changed at a time; then the best eight are judged again by four times as many samples, and the best
+    three of these by sixteen times as many. All candidates are judged by the same noise.
 
     Args:
         model: the network, in evaluation mode, on the device of the generator or the CPU.
@@ -277,6 +278,10 @@ def calibrate(
     """
     num_train_timesteps = len(scheduler.alphas_cumprod)
     counts = sorted(checks.integer("a number of steps", n, 1, num_train_timesteps) for n in num_steps)
+    if num_train_timesteps < 5:
+        raise ValueError(
+            f"num_train_timesteps is {num_train_timesteps}, but a calibration needs 5 to choose from."
+        )
     num_samples = checks.integer("num_samples", num_samples, 2)
     batch_size = checks.integer("batch_size", batch_size, 1)
     network = _Network(model, scheduler, class_labels, guidance_scale, null_class_label)
@@ -288,7 +293,10 @@ def calibrate(
         return torch.randn((count, *shape), generator=drawn_from, device=source).to(device)
 
     with logging.tqdm(desc="calibrating", unit="evaluation", disable=not progress_bar) as progress:
-        density = equal_error_density(network, scheduler, noise(8), on_evaluation=progress.update)
+        evaluations = min(_DENSITY_EVALUATIONS, num_train_timesteps)
+        density = equal_error_density(
+            network, scheduler, noise(8), evaluations, on_evaluation=progress.update
+        )
         calibration: dict[str, Any] = {"half_log_snr": density[0], "density": density[1]}
         tune = distance is not None if tune is None else tune
         tuned_by = noise(min(_TUNED_BY, batch_size) if tune else 1)
@@ -333,10 +341,12 @@ def calibrate(
             judged = _descend(
                 count, timesteps, functools.partial(judge, count=num_samples, stream=0), num_train_timesteps
             )
-            again = [
-                judge(one.spacing, one.plan, _MORE_SAMPLES * num_samples, 1) for one in judged[:_FINALISTS]
-            ]
-            best = min(again, key=lambda one: one.distance)
+            for stream, (finalists, times) in enumerate(_ROUNDS, 1):
+                again = [
+                    judge(one.spacing, one.plan, times * num_samples, stream) for one in judged[:finalists]
+                ]
+                judged = sorted(again, key=lambda one: one.distance)
+            best = judged[0]
             if best.distance == float("inf"):
                 raise FloatingPointError(
                     f"no way to take {count} steps gives samples with a finite distance."
@@ -384,11 +394,12 @@ def _descend(
         visited = timesteps(spacing, lasts[setting[1]])
         if visited is None:
             return float("inf")
-        key = tuple(visited), setting[2]
+        last = num_train_timesteps - 1
+        between = None if interval is None else [round(part * last) for part in interval]
+        plan = FewStepPlan(visited, level, between)
+        key = tuple(visited), tuple(plan.noise_levels()[:-1])  # the last step adds none
         if key not in judged:
-            last = num_train_timesteps - 1
-            between = None if interval is None else [round(part * last) for part in interval]
-            judged[key] = judge(spacing, FewStepPlan(visited, level, between))
+            judged[key] = judge(spacing, plan)
         return judged[key].distance
 
     sizes = len(SPACINGS), len(lasts), len(_NOISES)

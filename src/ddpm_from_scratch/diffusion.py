@@ -51,6 +51,24 @@ class Posterior(NamedTuple, Generic[Coefficient]):
     variance: Coefficient
 
 
+class LinearStep(NamedTuple):
+    """The coefficients of a sampler's step: x' = sample * x + sum_i estimates[i] * x0hat_i + noise_std * z.
+
+    Args:
+        signal: a of the node that the step starts from.
+        noise: s of it.
+        sample: factor of x.
+        estimates: factors of the estimates of x_0, the newest first.
+        noise_std: standard deviation of the added noise.
+    """
+
+    signal: float
+    noise: float
+    sample: float
+    estimates: tuple[float, ...]
+    noise_std: float
+
+
 def check_prediction_type(prediction_type: str) -> None:
     """Raise ValueError unless `prediction_type` is one of `PREDICTION_TYPES`."""
     checks.choice("prediction_type", prediction_type, PREDICTION_TYPES, PREDICTION_HINTS)
@@ -132,11 +150,16 @@ def to_original(
         ValueError: unknown `prediction_type`.
     """
     if prediction_type == "epsilon":
-        return (sample - scales.noise * model_output).div_(scales.signal)  # in place on a fresh tensor
+        return _minus(sample, model_output, scales.noise).div_(scales.signal)  # in place on a fresh tensor
     if prediction_type == "sample":
         return model_output
     check_prediction_type(prediction_type)
-    return scales.signal * sample - scales.noise * model_output
+    return _minus(scales.signal * sample, model_output, scales.noise)
+
+
+def _minus(first: torch.Tensor, second: torch.Tensor, factor: torch.Tensor | float) -> torch.Tensor:
+    """Return first - factor * second, in one operation for a number."""
+    return first.sub(second, alpha=factor) if isinstance(factor, float) else first - factor * second
 
 
 def to_epsilon(

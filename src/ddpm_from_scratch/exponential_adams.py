@@ -18,30 +18,13 @@ All coefficients are computed on the host, in float64.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from .diffusion import LinearStep
+
 # From here on the recursion of the moments is exact enough; below, the series converges fast.
-_SERIES_BELOW = 1.0
-
-
-class FewStep(NamedTuple):
-    """The coefficients of one step: x' = sample * x + sum_i estimates[i] * x0hat_i + noise_std * z.
-
-    Args:
-        signal: a of the node that the step starts from.
-        noise: s of it.
-        sample: factor of x.
-        estimates: factors of the estimates of x_0, the newest first.
-        noise_std: standard deviation of the added noise.
-    """
-
-    signal: float
-    noise: float
-    sample: float
-    estimates: tuple[float, ...]
-    noise_std: float
+_SERIES_BELOW, _SERIES_TERMS = 1.0, 18
 
 
 def half_log_snr(alpha_prod: float) -> float:
@@ -56,20 +39,20 @@ def half_log_snrs(alphas_cumprod: Iterable[float]) -> list[float]:
     return [half_log_snr(value) for value in alphas_cumprod]
 
 
-def _moments(rate: float, length: float, count: int) -> list[float]:
-    """Return the integrals of k exp(-k (h - u)) u^j over u in [0, h], j = 0, ..., count - 1."""
-    z = rate * length
-    if z >= _SERIES_BELOW:
-        moments = [-math.expm1(-z)]
-        for j in range(1, count):
-            moments.append(length**j - j / rate * moments[-1])
-        return moments
-    # sum_m (-1)^m z^(m+1) j! / (j + 1 + m)! h^j, where the recursion would cancel
-    return [
-        length**j
-        * sum((-1) ** m * z ** (m + 1) * math.factorial(j) / math.factorial(j + 1 + m) for m in range(18))
-        for j in range(count)
-    ]
+def _moments(rate: float, count: int) -> list[float]:
+    """Return the integrals of k exp(-k (1 - u)) u^j over u in [0, 1], j = 0, ..., count - 1."""
+    moments = [-math.expm1(-rate)]
+    for j in range(1, count):
+        if rate >= _SERIES_BELOW:
+            moments.append(1 - j / rate * moments[-1])
+            continue
+        # sum_m (-1)^m k^(m+1) j! / (j + 1 + m)!, where the recursion would cancel
+        term = total = rate / (j + 1)
+        for m in range(1, _SERIES_TERMS):
+            term *= -rate / (j + 1 + m)
+            total += term
+        moments.append(total)
+    return moments
 
 
 def adams_weights(rate: float, length: float, nodes: Sequence[float]) -> list[float]:
@@ -85,9 +68,11 @@ def adams_weights(rate: float, length: float, nodes: Sequence[float]) -> list[fl
     if len(nodes) == 1:
         return [-math.expm1(-rate * length)]
     # In units of h the system keeps its condition for steps of any length.
-    scaled = np.asarray(nodes, dtype=np.float64) / length
-    powers = np.vander(scaled, len(nodes), increasing=True).T
-    return np.linalg.solve(powers, _moments(rate * length, 1.0, len(nodes))).tolist()
+    moments, scaled = _moments(rate * length, len(nodes)), [node / length for node in nodes]
+    if len(nodes) == 2:
+        second = (moments[1] - scaled[0] * moments[0]) / (scaled[1] - scaled[0])
+        return [moments[0] - second, second]
+    return np.linalg.solve(np.vander(scaled, len(nodes), increasing=True).T, moments).tolist()
 
 
 def few_step(
@@ -97,7 +82,7 @@ def few_step(
     order: int,
     corrector_order: int,
     noise_levels: Sequence[float],
-) -> FewStep:
+) -> LinearStep:
     """Return the coefficients of the step from node `index` to the next; the last leads to clean data.
 
     Args:
@@ -111,7 +96,7 @@ def few_step(
     alpha_prod = alphas_cumprod[index]
     signal, noise = math.sqrt(alpha_prod), math.sqrt(1 - alpha_prod)
     if index == len(alphas_cumprod) - 1:
-        return FewStep(signal, noise, 0.0, (1.0,), 0.0)
+        return LinearStep(signal, noise, 0.0, (1.0,), 0.0)
     # Only the nodes around: a chain of 1,000 steps would take a million logarithms otherwise.
     first = max(0, index - num_estimates)
     alphas_cumprod, noise_levels = alphas_cumprod[first : index + 2], noise_levels[first : index + 1]
@@ -132,7 +117,7 @@ def few_step(
     while len(factors) > 1 and factors[-1] == 0:
         factors.pop()
     std = noise_next * math.sqrt(-math.expm1(-2 * squared * length)) if squared else 0.0
-    return FewStep(signal, noise, sample, tuple(factors), std)
+    return LinearStep(signal, noise, sample, tuple(factors), std)
 
 
 def _predictor(places: Sequence[float], index: int, order: int, squared: float) -> list[float]:

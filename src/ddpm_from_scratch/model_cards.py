@@ -76,6 +76,8 @@ def usage(
     num_inference_steps: int | None = None,
     class_label: int | None = None,
     guidance_scale: float | None = None,
+    few_steps: Sequence[int] | None = None,
+    sample_shape: Sequence[int] | None = None,
 ) -> str:
     """Return the part of a model card that says how to use a pipeline, in Markdown.
 
@@ -85,6 +87,8 @@ def usage(
         num_inference_steps: number of steps to recommend.
         class_label: an example of a class, for class-conditional networks.
         guidance_scale: to recommend, for networks that were trained with label dropout.
+        few_steps: timesteps of a calibration, for schedulers of diffusers.
+        sample_shape: of one sample, which they need.
     """
     given = {
         "batch_size": 4,
@@ -137,9 +141,50 @@ def usage(
             f"pipe.scheduler = {swap}",
             "```",
             "",
+            *(
+                _stock_few_steps(few_steps, sample_shape)
+                if is_portable and few_steps and sample_shape
+                else ()
+            ),
             f"{trust} The weights are safetensors; nothing here is a pickle.",
         )
     )
+
+
+def _stock_few_steps(timesteps: Sequence[int] | None, sample_shape: Sequence[int] | None) -> tuple[str, ...]:
+    """Return the lines that say how stock diffusers takes calibrated timesteps; none without them."""
+    if timesteps is None or sample_shape is None:
+        return ()
+    size = ", ".join(map(str, sample_shape))
+    return (
+        f"Diffusers alone takes {len(timesteps)} steps well with DPM-Solver++ at the timesteps that were "
+        "found for this network; DDPMPipeline has no argument for them, so the loop is written out:",
+        "",
+        "```python",
+        "import torch",
+        "from diffusers import DPMSolverMultistepScheduler",
+        "",
+        "scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
+        f"scheduler.set_timesteps(timesteps={list(timesteps)})",
+        f"sample = torch.randn(4, {size})",
+        "for t in scheduler.timesteps:",
+        "    with torch.no_grad():",
+        "        output = pipe.unet(sample, t).sample",
+        "    sample = scheduler.step(output, t, sample).prev_sample",
+        "images = pipe.numpy_to_pil((sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy())",
+        "```",
+        "",
+    )
+
+
+def calibrated_timesteps(folder: Path, num_steps: int = 10) -> list[int] | None:
+    """Return the timesteps of the calibration of a saved pipeline for a number of steps, or the nearest."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    steps = (config.get("calibration") or {}).get("steps", {})
+    if not steps:
+        return None
+    return steps[min(steps, key=lambda count: abs(int(count) - num_steps))]["timesteps"]
 
 
 def plain_card(folder: Path, repo_id: str) -> ModelCard:

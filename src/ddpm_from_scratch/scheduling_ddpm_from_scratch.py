@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from . import checks
-from .diffusion import learned_log_variance, posterior_mean
+from .diffusion import LinearStep, learned_log_variance, posterior_mean
 from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES, ReverseChain, Step
 from .scheduler_base import FromScratchScheduler, pair_output, standard_normal
 from .scheduler_settings import stock_settings
@@ -200,6 +200,23 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         if len(self._visited) == len(self):
             return timestep - 1
         return self.timesteps[index + 1] if index + 1 < len(self._visited) else torch.tensor(-1)
+
+    def linear_steps(self) -> list[LinearStep]:
+        """Return the coefficients of all steps of the chain, for other programs that sample as this one.
+
+        The noise is that of fixed variances; learned ones change it.
+        """
+        self._refresh()
+        return [
+            LinearStep(
+                step.scales.signal.item(),
+                step.scales.noise.item(),
+                step.posterior.sample.item(),
+                (step.posterior.original.item(),),
+                step.noise_std.item() if step.adds_noise else 0.0,
+            )
+            for step in map(self._chain.step, range(len(self._visited)))
+        ]
 
     def _coefficients(self, timestep: Any, sample: torch.Tensor) -> Step:
         """Return the coefficients of a step: 0-dimensional, or (B, 1, ...) for a batch of timesteps."""

@@ -14,8 +14,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from . import checks
-from .diffusion import Scales, at_least_float32
-from .exponential_adams import FewStep, few_step, half_log_snrs
+from .diffusion import LinearStep, Scales, at_least_float32
+from .exponential_adams import few_step, half_log_snrs
 from .few_step_profile import (
     FewStepPlan,
     check_calibration,
@@ -48,11 +48,11 @@ class FewStepChain(Chain):
         self._nodes = alphas_cumprod.detach().cpu().double()[plan.timesteps].tolist()
         self._orders = order, corrector_order
         self._noise_levels = plan.noise_levels()
-        self._steps: dict[tuple[int, int], FewStep] = {}
+        self._steps: dict[tuple[int, int], LinearStep] = {}
         # The corrector takes back a prediction, which went through older estimates.
         self.num_estimates = max(order, corrector_order, order + 1 if corrector_order > 1 else 0)
 
-    def step(self, index: int, num_estimates: int) -> FewStep:
+    def step(self, index: int, num_estimates: int) -> LinearStep:
         """Return the coefficients of the step at a position of the chain, with so many estimates at hand."""
         key = index, num_estimates
         if key not in self._steps:
@@ -141,6 +141,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
     ):
         self._estimates: list[torch.Tensor] = []
         self._begin_index: int | None = None
+        self._plan: FewStepPlan | None = None
         self._start()
 
     def _read_config(self) -> None:
@@ -169,7 +170,9 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
             plan = self._choose(count)._replace(timesteps=self._visited)
         else:
             plan = FewStepPlan(self._visited, default_noise_level(count))
-        self._chain = FewStepChain(self.alphas_cumprod, plan, *self._orders)
+        # The chain of an earlier run with the same settings has its coefficients already.
+        if not same_tables or plan != self._plan:
+            self._plan, self._chain = plan, FewStepChain(self.alphas_cumprod, plan, *self._orders)
 
     @property
     def default_num_inference_steps(self) -> int:
@@ -240,6 +243,12 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
     def step_index(self) -> int | None:
         """The index of the timestep that is next; None before the first step."""
         return None if self._last_index is None else self._last_index + 1
+
+    def linear_steps(self) -> list[LinearStep]:
+        """Return the coefficients of all steps of the chain, for other programs that sample as this one."""
+        self._refresh()
+        chain = self._chain
+        return [chain.step(index, min(index + 1, chain.num_estimates)) for index in range(len(self._visited))]
 
     def _index(self, timestep: Any) -> int:
         """Return where in the chain a timestep is."""

@@ -304,20 +304,27 @@ export function normals(seed) {
 }
 
 /**
- * Do one step of the reverse chain: estimate x_0, move to the mean of the posterior, add noise.
+ * Do one step of the reverse chain: estimate x_0, and go on to a sum of the sample, the last estimates and noise.
  *
- * @param step - coefficients from the scheduler: {timestep, sample, output, clip, original, keep, noise}.
+ * @param step - coefficients from the scheduler: {timestep, sample, output, clip, estimates, keep, noise}.
  * @param normal - draws the noise.
+ * @param estimates - of x_0 in the steps before, the newest first; this one's is put in front.
  */
-export function reverseStep(network, sample, step, label, nullLabel, guidance, normal) {
+export function reverseStep(network, sample, step, label, nullLabel, guidance, normal, estimates) {
   let output = network(sample, step.timestep, label);
   if (label !== null && nullLabel !== null && guidance !== 1 && label !== nullLabel) {
     const unconditional = network(sample, step.timestep, nullLabel);
     output = output.map((value, index) => unconditional[index] + guidance * (value - unconditional[index]));
   }
+  estimates.unshift(
+    sample.map((value, index) => {
+      const original = step.sample * value + step.output * output[index];
+      return step.clip === null ? original : Math.min(step.clip, Math.max(-step.clip, original));
+    }),
+  );
   return sample.map((value, index) => {
-    let original = step.sample * value + step.output * output[index];
-    if (step.clip !== null) original = Math.min(step.clip, Math.max(-step.clip, original));
-    return step.original * original + step.keep * value + step.noise * normal();
+    let mean = step.keep * value;
+    for (const [age, factor] of step.estimates.entries()) mean += factor * estimates[age][index];
+    return step.noise ? mean + step.noise * normal() : mean;
   });
 }

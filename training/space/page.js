@@ -54,12 +54,14 @@ async function sample(settings, network) {
   const normal = normals(Number($("seed").value));
   const size = shape.reduce((product, side) => product * side, 1);
   const samples = Array.from({ length: count }, () => Float32Array.from({ length: size }, normal));
+  const estimates = Array.from({ length: count }, () => []);
   const drawn = canvases(count, isImage);
   const began = performance.now();
   for (const [index, step] of settings.steps.entries()) {
     for (let which = 0; which < count; which++) {
       samples[which] = reverseStep(
-        network, samples[which], step, label, settings.null_label, Number($("guidance").value), normal);
+        network, samples[which], step, label, settings.null_label, Number($("guidance").value), normal,
+        estimates[which]);
       if (isImage) {
         draw(drawn[which], samples[which], shape);
         await shown();

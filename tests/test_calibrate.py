@@ -1,0 +1,135 @@
+"""Calibration of saved pipelines: the command, the flag of train.py, what the Hub's users get of it."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from conftest import ROOT, run_training
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from features import MiddleBlockFeatures
+from promises.trials import folder_data, image_folder
+
+SMALL = ("--num_steps", "2", "4", "--num_samples=4", "--batch_size=64", "--features=pixels")
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def calibrate(run_here, *arguments):
+    return run_here(ROOT / "training" / "calibrate.py", *arguments)
+
+
+def config_of(folder):
+    return json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_run, tmp_path_factory, _hub_and_forks):
+    """A copy of a run, calibrated by the command, and what the command said."""
+    folder = tmp_path_factory.mktemp("calibrated") / "digits"
+    shutil.copytree(tiny_run, folder)
+    done = _hub_and_forks[1].run(
+        ROOT / "training" / "calibrate.py", folder, "--dataset_name=digits", *SMALL
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done
+
+
+def test_the_command_prints_a_table_and_saves_what_it_chose(calibrated, tiny_run):
+    folder, done = calibrated
+    steps = config_of(folder)["calibration"]["steps"]
+    assert set(steps) == {"2", "4"}
+    chosen = [line for line in done.stdout.splitlines() if line.endswith(" *")]
+    assert [line.split()[0] for line in chosen] == ["2", "4"]
+    for line in chosen:
+        count, _, last, level, *_ = line.split()
+        assert steps[count]["timesteps"][-1] == int(last)
+        assert steps[count]["noise_level"] == pytest.approx(float(level))
+    assert len({line.split()[1] for line in done.stdout.splitlines()[1:-1]}) >= 3
+    assert (folder / WEIGHTS).read_bytes() == (tiny_run / WEIGHTS).read_bytes()
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in tiny_run.iterdir())
+
+
+def test_a_number_of_steps_is_all_a_user_gives(calibrated):
+    folder, _ = calibrated
+    pipe = DDPMFromScratchPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe(1, num_inference_steps=4)
+    assert pipe.scheduler.timesteps.tolist() == config_of(folder)["calibration"]["steps"]["4"]["timesteps"]
+
+
+def test_the_card_says_how_stock_diffusers_takes_the_timesteps(calibrated, monkeypatch):
+    folder, _ = calibrated
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    (stock,) = [block for block in blocks if "DPMSolverMultistepScheduler" in block]
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    assert type(pipe).__name__ == "DDPMPipeline" and type(pipe.scheduler).__name__ == "DDPMScheduler"
+    namespace = {"pipe": pipe}
+    exec(stock, namespace)
+    visited = config_of(folder)["calibration"]["steps"]["4"]["timesteps"]
+    assert namespace["scheduler"].timesteps.tolist() == visited
+    assert len(namespace["images"]) == 4 and namespace["images"][0].size == (8, 8)
+
+
+def test_without_data_the_density_is_measured(run_here, tmp_path):
+    torch.manual_seed(0)
+    pipe = DDPMFromScratchPipeline(
+        build_model(model_config("tiny")), DDPMFromScratchScheduler(beta_schedule="laplace")
+    )
+    pipe.save_pretrained(tmp_path / "plain", layout="remote-code")
+    done = calibrate(run_here, tmp_path / "plain")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "no data were given" in done.stdout
+    assert set(config_of(tmp_path / "plain")["calibration"]) == {"density", "half_log_snr"}
+    assert (tmp_path / "plain" / "scheduler" / "scheduling_few_step.py").is_file()
+    assert not (tmp_path / "plain" / "scheduler" / "scheduling_ddpm_from_scratch.py").exists()
+    loaded = DDPMFromScratchPipeline.from_pretrained(tmp_path / "plain")
+    loaded.set_progress_bar_config(disable=True)
+    assert len(loaded(2, num_inference_steps=5).images) == 2
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_training_calibrates(tmp_path, processes):
+    flags = ("--calibrate", "--calibration_samples=2", "--max_train_steps=2")
+    data = folder_data(image_folder())  # whose features are the middle of the network
+    run_training(tmp_path / "run", *flags, data=data, processes=processes)
+    calibration = config_of(tmp_path / "run")["calibration"]
+    assert set(calibration["steps"]) == {"5", "10", "20"}
+    pipe = DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")
+    assert pipe.scheduler.timesteps_for(10) == calibration["steps"]["10"]["timesteps"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["nowhere", "--dataset_name=digits"], 2, "not the folder of a saved pipeline"),
+        (["{run}", "--dataset_name=digits", "--num_steps", "0"], 2, "a number of steps is 0"),
+        (["{run}", "--dataset_name=digits", "--num_samples=1"], 2, "samples of a candidate are 1"),
+        (["{run}", "--dataset_name=digits", "--batch_size=0"], 2, "--batch_size is 0"),
+        (["{run}", "--dataset_name=swiss_roll"], 2, "swiss_roll has (2,)"),
+        (["{run}", "--dataset_name=digits", "--features=coordinates"], 2, "'coordinates'"),
+    ],
+)
+def test_wrong_arguments_are_refused_and_nothing_changes(
+    run_here, tiny_run, tmp_path, arguments, status, message
+):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    done = calibrate(run_here, *(word.format(run=tmp_path / "run") for word in arguments))
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert message in done.stderr.splitlines()[-1]
+    assert config_of(tmp_path / "run") == config_of(tiny_run)
+
+
+def test_middle_block_features_are_those_of_the_network(generator):
+    torch.manual_seed(0)
+    network = build_model(model_config("tiny", num_class_embeds=3)).eval()
+    images = torch.randn(5, 1, 8, 8, generator=generator)
+    features = MiddleBlockFeatures(network)(images)
+    kept = []
+    network.mid_block.register_forward_hook(lambda _, __, output: kept.append(output))
+    with torch.no_grad():
+        network(images, 0, class_labels=torch.zeros(5, dtype=torch.long))
+    np.testing.assert_allclose(features.numpy(), kept[0].mean((2, 3)).numpy(), rtol=1e-6)
