@@ -1,4 +1,6 @@
-"""Time DDPMFromScratchScheduler against diffusers' DDPMScheduler: `python benchmarks/scheduler.py`.
+"""Time this package's schedulers against diffusers' DDPMScheduler and DPMSolverMultistepScheduler.
+
+`python benchmarks/scheduler.py`
 
 Both run in one process, in short blocks that alternate in random order; a ratio compares the blocks
 of one round, and the table gives medians. The calls:
@@ -6,6 +8,8 @@ of one round, and the table gives medians. The calls:
 - `step` walks through 50 timesteps that are already set; the time is that of one step.
 - `first walk` sets a number of timesteps that is new to the scheduler and walks through them, so it includes
   what a scheduler prepares for a chain.
+- `few steps, ODE` and `few steps, SDE` set 50 timesteps and walk through them: FewStepScheduler against
+  DPMSolverMultistepScheduler (dpmsolver++ and sde-dpmsolver++).
 - `add_noise` noises a batch.
 
 No scheduler can be faster than its floor: "randn alone" draws the noise of one step and nothing else,
@@ -21,10 +25,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from tqdm import tqdm
 
-from ddpm_from_scratch import DDPMFromScratchScheduler
+from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler
 
 Block = Callable[[], torch.Tensor]
 
@@ -53,6 +57,25 @@ def stepper(scheduler_class: type, shape: tuple[int, ...], return_dict: bool, fi
         return sample
 
     return walk
+
+
+def few_steppers(shape: tuple[int, ...], noise_level: float, algorithm_type: str) -> dict[str, Block]:
+    """Return functions that set a chain and walk through it, by few-step schedulers."""
+    generator = torch.Generator()
+    start, model_output = torch.randn(2, *shape, generator=generator.manual_seed(0))
+
+    def walk(scheduler: DPMSolverMultistepScheduler | FewStepScheduler) -> torch.Tensor:
+        generator.manual_seed(0)
+        scheduler.set_timesteps(NUM_STEPS)
+        sample = start
+        for t in scheduler.timesteps:
+            sample = scheduler.step(model_output, t, sample, generator=generator).prev_sample
+        return sample
+
+    return {
+        "stock": functools.partial(walk, DPMSolverMultistepScheduler(algorithm_type=algorithm_type)),
+        "ours": functools.partial(walk, FewStepScheduler(noise_level=noise_level, calibration={})),
+    }
 
 
 def noisers(shape: tuple[int, ...]) -> dict[str, Block]:
@@ -100,6 +123,8 @@ CALLS: dict[str, Callable[[tuple[int, ...]], dict[str, Block]]] = {
     "step": lambda shape: steppers(shape, return_dict=True, first=False),
     "step, return_dict=False": lambda shape: steppers(shape, return_dict=False, first=False),
     "first walk": lambda shape: steppers(shape, return_dict=True, first=True),
+    "few steps, ODE": lambda shape: few_steppers(shape, 0.0, "dpmsolver++"),
+    "few steps, SDE": lambda shape: few_steppers(shape, 1.0, "sde-dpmsolver++"),
     "add_noise": noisers,
 }
 
@@ -153,7 +178,7 @@ def main() -> None:
         lines.append(
             f"| {call} | {shape} | {times['stock']:.1f} | {times['ours']:.1f} | {ratio:.2f} | "
             + "".join(f"{times[name]:.1f} | " if name in times else "| " for name in floors)
-            + f"{'yes' if same else 'NO'} |"
+            + f"{'other method' if call.startswith('few') else 'yes' if same else 'NO'} |"
         )
     print("\n".join(lines))
 

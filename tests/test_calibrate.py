@@ -10,7 +10,13 @@ import torch
 from diffusers import DiffusionPipeline
 
 from conftest import ROOT, run_training
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch import (
+    DDPMFromScratchPipeline,
+    DDPMFromScratchScheduler,
+    FewStepScheduler,
+    build_model,
+    model_config,
+)
 from features import MiddleBlockFeatures
 from promises.trials import folder_data, image_folder
 
@@ -24,6 +30,12 @@ def calibrate(run_here, *arguments):
 
 def config_of(folder):
     return json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+
+
+def calibration_of(folder):
+    """Where it stands depends on the layout: stock warns of keys that it does not know."""
+    config = config_of(folder)
+    return config["_calibration"] if config["_class_name"] == "DDPMScheduler" else config["calibration"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +52,7 @@ def calibrated(tiny_run, tmp_path_factory, _hub_and_forks):
 
 def test_the_command_prints_a_table_and_saves_what_it_chose(calibrated, tiny_run):
     folder, done = calibrated
-    steps = config_of(folder)["calibration"]["steps"]
+    steps = calibration_of(folder)["steps"]
     assert set(steps) == {"2", "4"}
     chosen = [line for line in done.stdout.splitlines() if line.endswith(" *")]
     assert [line.split()[0] for line in chosen] == ["2", "4"]
@@ -58,7 +70,30 @@ def test_a_number_of_steps_is_all_a_user_gives(calibrated):
     pipe = DDPMFromScratchPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     pipe(1, num_inference_steps=4)
-    assert pipe.scheduler.timesteps.tolist() == config_of(folder)["calibration"]["steps"]["4"]["timesteps"]
+    assert pipe.scheduler.timesteps.tolist() == calibration_of(folder)["steps"]["4"]["timesteps"]
+
+
+def test_a_stock_pipeline_has_the_calibration_for_the_swap(calibrated, capfd):
+    folder, _ = calibrated
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    assert "not expected" not in capfd.readouterr().err
+    ours = FewStepScheduler.from_config(pipe.scheduler.config)
+    assert ours.timesteps_for(4) == calibration_of(folder)["steps"]["4"]["timesteps"]
+    assert "_calibration" not in ours.config
+    ddpm = DDPMFromScratchScheduler.from_config(pipe.scheduler.config)
+    assert torch.equal(ddpm.alphas_cumprod, ours.alphas_cumprod)
+
+
+@pytest.mark.parametrize("layout", ["portable", "remote-code"])
+def test_a_choice_of_ancestral_sampling_is_kept(calibrated, tmp_path, layout):
+    folder, _ = calibrated
+    pipe = DDPMFromScratchPipeline.from_pretrained(folder)
+    for kind in (DDPMFromScratchScheduler, FewStepScheduler):
+        pipe.scheduler = kind.from_config(pipe.scheduler.config)
+        pipe.save_pretrained(tmp_path / kind.__name__, layout=layout)
+        again = DDPMFromScratchPipeline.from_pretrained(tmp_path / kind.__name__)
+        assert type(again.scheduler) is kind
+    assert again.scheduler.config.calibration == calibration_of(folder)
 
 
 def test_the_card_says_how_stock_diffusers_takes_the_timesteps(calibrated, monkeypatch):
@@ -69,7 +104,7 @@ def test_the_card_says_how_stock_diffusers_takes_the_timesteps(calibrated, monke
     assert type(pipe).__name__ == "DDPMPipeline" and type(pipe.scheduler).__name__ == "DDPMScheduler"
     namespace = {"pipe": pipe}
     exec(stock, namespace)
-    visited = config_of(folder)["calibration"]["steps"]["4"]["timesteps"]
+    visited = calibration_of(folder)["steps"]["4"]["timesteps"]
     assert namespace["scheduler"].timesteps.tolist() == visited
     assert len(namespace["images"]) == 4 and namespace["images"][0].size == (8, 8)
 
@@ -83,7 +118,7 @@ def test_without_data_the_density_is_measured(run_here, tmp_path):
     done = calibrate(run_here, tmp_path / "plain")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "no data were given" in done.stdout
-    assert set(config_of(tmp_path / "plain")["calibration"]) == {"density", "half_log_snr"}
+    assert set(calibration_of(tmp_path / "plain")) == {"density", "half_log_snr"}
     assert (tmp_path / "plain" / "scheduler" / "scheduling_few_step.py").is_file()
     assert not (tmp_path / "plain" / "scheduler" / "scheduling_ddpm_from_scratch.py").exists()
     loaded = DDPMFromScratchPipeline.from_pretrained(tmp_path / "plain")
@@ -96,7 +131,7 @@ def test_training_calibrates(tmp_path, processes):
     flags = ("--calibrate", "--calibration_samples=2", "--max_train_steps=2")
     data = folder_data(image_folder())  # whose features are the middle of the network
     run_training(tmp_path / "run", *flags, data=data, processes=processes)
-    calibration = config_of(tmp_path / "run")["calibration"]
+    calibration = calibration_of(tmp_path / "run")
     assert set(calibration["steps"]) == {"5", "10", "20"}
     pipe = DDPMFromScratchPipeline.from_pretrained(tmp_path / "run")
     assert pipe.scheduler.timesteps_for(10) == calibration["steps"]["10"]["timesteps"]

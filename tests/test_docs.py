@@ -7,8 +7,10 @@ import make_flags
 import pytest
 import yaml
 
+import calibrate
 from config import parse_config
 from conftest import ROOT
+from data import load_digits
 
 TRAINING_PAGE = (ROOT / "docs" / "training.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TRAINING_PAGE, re.DOTALL)
@@ -62,3 +64,16 @@ def test_the_example_of_the_likelihood_page_runs(tiny_run, tmp_path, monkeypatch
     assert names["bound"].bits_per_dim > 0 and len(names["bound"].terms) == 20
     for name in ("estimate", "corrected", "annealed", "again"):
         assert names[name].shape == (20, 1, 8, 8) and bool(names[name].isfinite().all()), name
+
+
+def test_the_examples_of_the_few_step_page_run(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "few_step.md").read_text()
+    names: dict = {"training_samples": load_digits()[0][:8]}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "docs/few_step.md", "exec"), names)
+    assert len(names["images"]) == 4 and len(names["pipe"].scheduler.config.residuals) == 20
+    for line in re.findall(r"^python training/calibrate.py .*$", page, re.MULTILINE):
+        calibrate.make_parser().parse_args(shlex.split(line)[2:])

@@ -183,7 +183,7 @@ def test_training_publishes_its_exports_and_its_end(run_here, loopback_hub, tmp_
     assert all(str(tmp_path).encode() not in content for content in repository.files().values())
     files = repository.files()
     assert b"trust_remote_code=True" in files["README.md"] and b"me/classes" in files["README.md"]
-    assert {"scheduler/scheduling_ddpm_from_scratch.py", "pipeline.py"} <= set(files)
+    assert {"scheduler/scheduling_few_step.py", "pipeline.py"} <= set(files)
     assert not any(TOKEN.encode() in content for content in files.values())
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path

@@ -60,7 +60,7 @@ def test_publishing_commands_run(tiny_run, tmp_path, run_here, loopback_hub):
 
 
 def test_examples_were_found():
-    assert len(PYTHON) == 5 and len(TRAINING) == 4 and len(PUBLISHING) == 3
+    assert len(PYTHON) == 6 and len(TRAINING) == 4 and len(PUBLISHING) == 3
 
 
 def test_every_command_of_the_makefile_in_the_readme_exists():

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from checkpoint import save_checkpoint
 from conftest import ROOT, run_training
-from ddpm_from_scratch import DDPMFromScratchPipeline
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler
 from faults import NetworksAtTheEnd
 from runs import TINY, Run
 
@@ -95,6 +95,8 @@ def test_stock_diffusers_gives_the_same_images_without_the_package(tiny_run, tmp
     assert done.stdout.split() == ["DDPMPipeline", "DDPMScheduler"] and "Traceback" not in done.stderr
     assert "not expected" not in done.stderr  # no key that stock does not know
     ours = DDPMFromScratchPipeline.from_pretrained(tiny_run)
+    assert type(ours.scheduler) is FewStepScheduler
+    ours.scheduler = DDPMFromScratchScheduler.from_config(ours.scheduler.config)
     images = ours(2, torch.Generator().manual_seed(0), 10, output_type="np").images
     np.testing.assert_allclose(
         np.load(tmp_path / "stock.npy"), images, rtol=0, atol=1e-5

@@ -20,6 +20,8 @@ import numpy as np
 from . import checks
 from .timestep_spacing import given_timesteps, spaced_timesteps
 
+# The key of a calibration in the configuration of a stock scheduler, which passes over such names in silence.
+HIDDEN_CALIBRATION = "_calibration"
 _KEYS = ("steps", "half_log_snr", "density")
 _STEP_KEYS = ("timesteps", "noise_level", "noise_interval")
 

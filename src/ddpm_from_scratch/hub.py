@@ -28,6 +28,7 @@ PIPELINE_FILES = [
     "unet/models.py",
     "scheduler/scheduler_config.json",
     "scheduler/scheduling_ddpm_from_scratch.py",
+    "scheduler/scheduling_few_step.py",
 ]
 DEFAULT_WEIGHTS = [
     "unet/diffusion_pytorch_model.safetensors",

@@ -20,6 +20,7 @@ from typing import Any
 import diffusers
 
 from . import checks
+from .few_step_profile import HIDDEN_CALIBRATION
 from .scheduler_settings import stock_settings
 
 LAYOUTS = ("portable", "remote-code")
@@ -91,7 +92,7 @@ def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
     """Return a configuration with which stock DDPMScheduler has the same betas and samples the same.
 
     Keys that only this package knows are kept where they differ from their default: stock ignores them, with
-    a warning, and ours finds them again. A `calibration`, be it null, says that it was a FewStepScheduler.
+    a warning, and ours finds them again. A calibration, be it null, says that it was a FewStepScheduler.
 
     Raises:
         ValueError: stock cannot express it (see `scheduler_settings.stock_settings`).
@@ -105,7 +106,8 @@ def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
         if name not in stock and name in config and config[name] != parameter.default
     }
     if type(scheduler).__name__ == "FewStepScheduler":
-        own["calibration"] = config["calibration"]
+        own.pop("calibration", None)
+        own[HIDDEN_CALIBRATION] = config["calibration"]
     header = {"_class_name": "DDPMScheduler", "_diffusers_version": config.get("_diffusers_version")}
     return header | stock | own
 

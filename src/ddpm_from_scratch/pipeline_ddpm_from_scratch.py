@@ -24,6 +24,7 @@ from PIL import Image
 
 from . import checks
 from .diffusion import guided_output
+from .few_step_profile import HIDDEN_CALIBRATION
 from .hub import push_folder
 from .layouts import choose_layout, complete
 from .models import PointDenoiser, sample_shape
@@ -452,4 +453,6 @@ def default_num_inference_steps(scheduler: Any) -> int:
 
 def _own_class(config: Mapping[str, Any]) -> type[DDPMFromScratchScheduler] | type[FewStepScheduler]:
     """Return which of this package's schedulers a configuration is for."""
-    return FewStepScheduler if "calibration" in config else DDPMFromScratchScheduler
+    name = config.get("_class_name", "DDPMScheduler")
+    is_few = name == "FewStepScheduler" or (name == "DDPMScheduler" and HIDDEN_CALIBRATION in config)
+    return FewStepScheduler if is_few else DDPMFromScratchScheduler

@@ -4,7 +4,7 @@ The step is in `exponential_adams.py`; which timesteps it visits, and with how m
 calibration that is stored in the configuration (`few_step_profile.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from . import checks
 from .diffusion import LinearStep, Scales, at_least_float32
 from .exponential_adams import few_step, half_log_snrs
 from .few_step_profile import (
+    HIDDEN_CALIBRATION,
     FewStepPlan,
     check_calibration,
     check_noise_interval,
@@ -143,6 +144,21 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         self._begin_index: int | None = None
         self._plan: FewStepPlan | None = None
         self._start()
+
+    @classmethod
+    def from_config(cls, config: Any = None, **options: Any) -> Any:
+        """Return a scheduler with a configuration, as in diffusers; also that of a portable folder.
+
+        There, stock's DDPMScheduler keeps the calibration under a hidden name.
+
+        Args:
+            config: of this or of another scheduler for the same process.
+            options: settings to change, and diffusers' own options.
+        """
+        if isinstance(config, Mapping) and HIDDEN_CALIBRATION in config:
+            config = dict(config)
+            options = {"calibration": config.pop(HIDDEN_CALIBRATION)} | options
+        return super().from_config(config, **options)
 
     def _read_config(self) -> None:
         super()._read_config()
