@@ -376,6 +376,20 @@ def test_saved_scheduler_keeps_its_calibration(tmp_path):
         ({"corrector_order": -1}, ValueError, "corrector_order is -1"),
         ({"noise_level": 1.5}, ValueError, "noise_level is 1.5"),
         ({"noise_level": "high"}, TypeError, "noise_level is 'high'"),
+        ({"noise_level": 1.0, "noise_scale": 1.5}, ValueError, "noise_scale is 1.5"),
+        ({"noise_scale": 0.5}, ValueError, "noise_level is not given"),
+        ({"noise_interval": [100, 600]}, ValueError, "noise_level is not given"),
+        ({"noise_level": 1.0, "noise_interval": 600}, TypeError, "noise_interval is 600"),
+        (
+            {"noise_level": 1.0, "noise_interval": [600, 100]},
+            ValueError,
+            "second of noise_interval is 100",
+        ),
+        (
+            {"noise_level": 1.0, "noise_interval": [0, 1000]},
+            ValueError,
+            "second of noise_interval is 1000",
+        ),
         ({"calibration": [1, 2]}, TypeError, "must be None or what calibrate returned"),
         ({"calibration": {"stepz": {}}}, ValueError, "'stepz'"),
         ({"calibration": {"steps": {"2": {"timesteps": [3, 2]}}}}, ValueError, "must have the keys"),
@@ -394,6 +408,44 @@ def test_saved_scheduler_keeps_its_calibration(tmp_path):
 def test_wrong_settings_are_refused(settings, error, message):
     with pytest.raises(error, match=message):
         FewStepScheduler(**settings)
+
+
+def test_noise_is_added_in_the_interval_only_and_scaled():
+    """Outside, a step is that of the flow; inside, that of the SDE with its noise multiplied."""
+    visited = [900, 700, 500, 300, 100]
+    steps = {}
+    for name, settings in {
+        "flow": {"noise_level": 0.0},
+        "sde": {"noise_level": 1.0},
+        "both": {"noise_level": 1.0, "noise_interval": [300, 700], "noise_scale": 0.5},
+    }.items():
+        scheduler = FewStepScheduler(**settings, corrector_order=0, calibration={})
+        scheduler.set_timesteps(timesteps=visited)
+        steps[name] = scheduler.linear_steps()
+    for index, timestep in enumerate(visited):
+        if timestep in (700, 500, 300):
+            expected = steps["sde"][index]
+            expected = expected._replace(noise_std=0.5 * expected.noise_std)
+        else:
+            expected = steps["flow"][index]
+        assert steps["both"][index] == expected
+    assert [step.noise_std > 0 for step in steps["both"]] == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize("kind", [FewStepScheduler, DDPMFromScratchScheduler], ids=["few steps", "ancestral"])
+def test_linear_steps_are_the_steps(kind, generator):
+    settings = {"noise_level": 0.7, "calibration": {}} if kind is FewStepScheduler else {}
+    scheduler = kind(clip_sample=False, prediction_type="sample", **settings)
+    scheduler.set_timesteps(8)
+    sample = torch.randn(2, 3, 4, 4, generator=generator)
+    estimates, other = [], sample
+    for t, step in zip(scheduler.timesteps, scheduler.linear_steps(), strict=True):
+        estimate, noise = torch.randn(2, *sample.shape, generator=generator)
+        estimates.insert(0, estimate)
+        sample = scheduler.step(estimate, t, sample, variance_noise=noise).prev_sample
+        parts = [factor * old for factor, old in zip(step.estimates, estimates, strict=False)]
+        other = step.sample * other + sum(parts) + step.noise_std * noise
+        torch.testing.assert_close(sample, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"num_inference_steps": 2, "timesteps": [3, 2]}])
@@ -444,16 +496,16 @@ def test_density_timesteps_have_equal_mass_between_them():
 def test_other_numbers_of_steps_follow_the_nearest():
     places = [half_log_snr(a) for a in FewStepScheduler().alphas_cumprod.double().tolist()]
     ten = power_timesteps(10, 40, 1.0, 1000)
-    entry = {"timesteps": ten, "noise_level": 0.5, "noise_interval": [200, 800]}
+    entry = {"timesteps": ten, "noise_level": 0.5, "noise_interval": [200, 800], "noise_scale": 0.9}
     calibration = {"steps": {"10": entry}}
-    assert choose(calibration, 10, places) == (ten, 0.5, [200, 800])
+    assert choose(calibration, 10, places) == (ten, 0.5, [200, 800], 0.9)
     for count in (2, 7, 15, 20):
         visited, *noise = choose(calibration, count, places)
-        assert (len(visited), visited[0], visited[-1]) == (count, 999, 40) and noise == [0.5, [200, 800]]
+        assert (len(visited), visited[0], visited[-1]) == (count, 999, 40) and noise == [0.5, [200, 800], 0.9]
     odd = choose(calibration, 19, places).timesteps  # every second node is one of the ten
     assert np.abs(np.array(odd[::2]) - np.array(ten)).max() <= 1
     far = choose(calibration, 1000, places)
-    assert far == (list(range(999, -1, -1)), 0.5, [200, 800])
+    assert far == (list(range(999, -1, -1)), 0.5, [200, 800], 0.9)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 50, 999, 1000])

@@ -55,7 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def table(candidates: Sequence[Candidate], calibration: dict[str, Any]) -> str:
     """Return what was tried for each number of steps, in words: the best of each spacing, and the chosen."""
-    lines = [f"{'steps':>5} {'spacing':>12} {'last':>5} {'noise':>5} {'between':>12} {'distance':>9}"]
+    lines = [
+        f"{'steps':>5} {'spacing':>12} {'last':>5} {'noise':>5} {'between':>8} {'times':>5} {'distance':>9}"
+    ]
     for count, entry in calibration.get("steps", {}).items():
         of_count = [one for one in candidates if len(one.plan.timesteps) == int(count)]
         best = {}
@@ -67,7 +69,7 @@ def table(candidates: Sequence[Candidate], calibration: dict[str, Any]) -> str:
             chosen = " *" if plan.entry() == entry else ""
             lines.append(
                 f"{count:>5} {one.spacing:>12} {plan.timesteps[-1]:>5} {plan.noise_level:>5.2f} "
-                f"{between:>12} {one.distance:>9.4f}{chosen}"
+                f"{between:>8} {plan.noise_scale:>5.2f} {one.distance:>9.4f}{chosen}"
             )
     return "\n".join(lines)
 

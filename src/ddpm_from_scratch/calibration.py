@@ -37,12 +37,13 @@ DEFAULT_NUM_STEPS = (5, 10, 20, 50)
 # Spacing -> the exponent of `power_timesteps`; "equal-error" is the density's.
 _EXPONENTS = {"trailing": 1.0, "between": 1.5, "quadratic": 2.0}
 SPACINGS = (*_EXPONENTS, "equal-error", "tuned")
-# Where the chain may end, in parts of T, beside where trailing timesteps do; what it may carry of noise,
-# and between which parts of T.
+# Where the chain may end, in parts of T, beside where trailing timesteps do; what it may carry of noise, and
+# between which parts of T; the factor of that noise.
 _LAST = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15)
 _NOISES: tuple[tuple[float, tuple[float, float] | None], ...] = (
     (0.0, None), (0.5, None), (1.0, None), (1.0, (0.0, 0.6)), (1.0, (0.1, 0.6)), (1.0, (0.2, 0.8)),
 )  # fmt: skip
+_NOISE_SCALES = (1.0, 0.98, 0.95)
 # Spacing, last timestep and noise that descents begin with: no noise, all of it, and some.
 _STARTS = (("between", 0.03, _NOISES[0]), ("trailing", 0.06, _NOISES[2]), ("trailing", 0.06, _NOISES[4]))
 # Nodes of more steps are not tuned: it costs more, and gains nothing.
@@ -117,6 +118,7 @@ def _few_step(scheduler: Any, plan: FewStepPlan) -> FewStepScheduler:
         variance_type="fixed_small",  # the network's variances are left aside before
         noise_level=None,
         noise_interval=None,
+        noise_scale=1.0,
         calibration={"steps": {str(len(plan.timesteps)): plan.entry()}},
     )
     ours.set_timesteps(len(plan.timesteps))
@@ -396,19 +398,20 @@ def _descend(
             return float("inf")
         last = num_train_timesteps - 1
         between = None if interval is None else [round(part * last) for part in interval]
-        plan = FewStepPlan(visited, level, between)
-        key = tuple(visited), tuple(plan.noise_levels()[:-1])  # the last step adds none
+        plan = FewStepPlan(visited, level, between, _NOISE_SCALES[setting[3]] if level else 1.0)
+        # The last step adds none.
+        key = tuple(visited), tuple(plan.noise_levels()[:-1]), plan.noise_scale
         if key not in judged:
             judged[key] = judge(spacing, plan)
         return judged[key].distance
 
-    sizes = len(SPACINGS), len(lasts), len(_NOISES)
+    sizes = len(SPACINGS), len(lasts), len(_NOISES), len(_NOISE_SCALES)
     for spacing, last, noise in _STARTS:
-        setting, improved = [SPACINGS.index(spacing), lasts.index(last), _NOISES.index(noise)], True
+        setting, improved = [SPACINGS.index(spacing), lasts.index(last), _NOISES.index(noise), 0], True
         best = distance_of(setting)
         while improved:
             improved = False
-            for which in (1, 2, 0):  # last timestep, noise, spacing
+            for which in (1, 2, 0, 3):  # last timestep, noise, spacing, factor of the noise
                 for value in range(sizes[which]):
                     there = [*setting[:which], value, *setting[which + 1 :]]
                     found = distance_of(there)

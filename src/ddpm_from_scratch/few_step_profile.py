@@ -2,12 +2,15 @@
 
 A calibration is a dictionary of plain numbers, which goes into a scheduler's configuration as it is:
 
-    {"steps": {"10": {"timesteps": [999, ..., 30], "noise_level": 0.5, "noise_interval": [100, 600]}, ...},
+    {"steps": {"10": {"timesteps": [999, ..., 30], "noise_level": 1.0, "noise_interval": [100, 600],
+                      "noise_scale": 0.98}, ...},
      "half_log_snr": [-5.1, ...], "density": [0.3, ...]}
 
 "steps" has what was found best for some numbers of steps; "half_log_snr" and "density" say how densely nodes
 should lie at each lambda = log sqrt(alpha_bar / (1 - alpha_bar)), for all others. Each part may be missing,
-and so may "noise_interval", the lowest and the highest timestep whose step adds noise.
+and so may "noise_interval", the lowest and the highest timestep whose step adds noise, and "noise_scale", a
+factor of the noise: below 1 less noise is added than the step has made room for, which keeps the samples of a
+network that errs nearer to the middle of the data.
 """
 
 import math
@@ -23,7 +26,7 @@ from .timestep_spacing import given_timesteps, spaced_timesteps
 # The key of a calibration in the configuration of a stock scheduler, which passes over such names in silence.
 HIDDEN_CALIBRATION = "_calibration"
 _KEYS = ("steps", "half_log_snr", "density")
-_STEP_KEYS = ("timesteps", "noise_level", "noise_interval")
+_STEP_KEYS = ("timesteps", "noise_level", "noise_interval", "noise_scale")
 
 
 class FewStepPlan(NamedTuple):
@@ -33,11 +36,13 @@ class FewStepPlan(NamedTuple):
         timesteps: those that are visited, strictly falling.
         noise_level: tau, in [0, 1].
         noise_interval: the lowest and the highest timestep whose step adds noise; None for all.
+        noise_scale: factor of the added noise, in [0, 1].
     """
 
     timesteps: list[int]
     noise_level: float
     noise_interval: Sequence[int] | None = None
+    noise_scale: float = 1.0
 
     def noise_levels(self) -> list[float]:
         """Return tau of each step."""
@@ -46,8 +51,10 @@ class FewStepPlan(NamedTuple):
 
     def entry(self) -> dict[str, Any]:
         """Return it as a calibration has it under "steps"."""
-        entry = {"timesteps": list(self.timesteps), "noise_level": self.noise_level}
-        return entry if self.noise_interval is None else entry | {"noise_interval": list(self.noise_interval)}
+        entry: dict[str, Any] = {"timesteps": list(self.timesteps), "noise_level": self.noise_level}
+        if self.noise_interval is not None:
+            entry["noise_interval"] = list(self.noise_interval)
+        return entry if self.noise_scale == 1 else entry | {"noise_scale": self.noise_scale}
 
 
 def falling_timesteps(places: Sequence[float] | np.ndarray, last: int, num_train_timesteps: int) -> list[int]:
@@ -127,13 +134,14 @@ def check_calibration(calibration: Any, num_train_timesteps: int) -> None:
     for key, entry in steps.items():
         if not (isinstance(entry, Mapping) and {*_STEP_KEYS[:2]} <= {*entry} <= {*_STEP_KEYS}):
             raise ValueError(
-                f"{must}; its entry for {key!r} steps must have the keys {_STEP_KEYS}, the last if need be."
+                f"{must}; its entry for {key!r} steps must have the keys {_STEP_KEYS}; the last two may miss."
             )
         visited = given_timesteps(entry["timesteps"], num_train_timesteps)
         if str(len(visited)) != key:
             raise ValueError(f"{must}; its entry for {key!r} steps has {len(visited)} timesteps.")
         checks.real("noise_level of a calibration", entry["noise_level"], 0, 1)
         check_noise_interval(entry.get("noise_interval"), num_train_timesteps)
+        checks.real("noise_scale of a calibration", entry.get("noise_scale", 1.0), 0, 1)
     if ("half_log_snr" in calibration) != ("density" in calibration):
         raise ValueError(f"{must}; it has only one of 'half_log_snr' and 'density'.")
     if "density" in calibration:
@@ -190,14 +198,16 @@ def choose(calibration: Mapping[str, Any] | None, count: int, places: Sequence[f
     known = {int(key): entry for key, entry in calibration.get("steps", {}).items()}
     if known:
         nearest = min(known, key=lambda other: (abs(math.log(other / count)), other))
-        visited, noise = known[nearest]["timesteps"], known[nearest]["noise_level"]
+        entry = known[nearest]
+        visited = entry["timesteps"]
         if nearest == count:
             timesteps = list(visited)
         elif nearest > 1 and count <= min(2 * max(known), num_train_timesteps - visited[-1]):
             timesteps = _interpolated(visited, count, places)
         else:
             timesteps = spaced_timesteps(count, num_train_timesteps, "trailing")
-        return FewStepPlan(timesteps, float(noise), known[nearest].get("noise_interval"))
+        noise = entry["noise_level"], entry.get("noise_interval"), entry.get("noise_scale", 1.0)
+        return FewStepPlan(timesteps, *noise)
     if "density" in calibration:
         density = calibration["half_log_snr"], calibration["density"]
         # One node more, down to timestep 0, which is not evaluated.

@@ -48,7 +48,7 @@ class FewStepChain(Chain):
         super().__init__(plan.timesteps)
         self._nodes = alphas_cumprod.detach().cpu().double()[plan.timesteps].tolist()
         self._orders = order, corrector_order
-        self._noise_levels = plan.noise_levels()
+        self._noise_levels, self._noise_scale = plan.noise_levels(), plan.noise_scale
         self._steps: dict[tuple[int, int], LinearStep] = {}
         # The corrector takes back a prediction, which went through older estimates.
         self.num_estimates = max(order, corrector_order, order + 1 if corrector_order > 1 else 0)
@@ -57,7 +57,8 @@ class FewStepChain(Chain):
         """Return the coefficients of the step at a position of the chain, with so many estimates at hand."""
         key = index, num_estimates
         if key not in self._steps:
-            self._steps[key] = few_step(self._nodes, index, num_estimates, *self._orders, self._noise_levels)
+            step = few_step(self._nodes, index, num_estimates, *self._orders, self._noise_levels)
+            self._steps[key] = step._replace(noise_std=self._noise_scale * step.noise_std)
         return self._steps[key]
 
 
@@ -103,6 +104,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
             sampling; the calibration's if not given.
         noise_interval: the lowest and the highest timestep whose step adds noise; the calibration's, or all,
             if not given. Goes with noise_level.
+        noise_scale: factor of the added noise, in [0, 1]. Goes with noise_level, too.
         calibration: timesteps and noise levels (see `few_step_profile.py`), as `calibrate` returns them.
 
     Raises:
@@ -138,6 +140,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         corrector_order: int = 2,
         noise_level: float | None = None,
         noise_interval: list[int] | None = None,
+        noise_scale: float = 1.0,
         calibration: dict[str, Any] | None = None,
     ):
         self._estimates: list[torch.Tensor] = []
@@ -167,11 +170,12 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         corrector_order = checks.integer("corrector_order", config.corrector_order, 0, 3)
         if config.noise_level is not None:
             checks.real("noise_level", config.noise_level, 0, 1)
-        elif config.noise_interval is not None:
+        elif config.noise_interval is not None or config.noise_scale != 1:
             raise ValueError(
-                f"noise_interval is {config.noise_interval}, but noise_level is not given: give both, or "
-                "leave both to the calibration."
+                f"noise_interval is {config.noise_interval} and noise_scale {config.noise_scale}, but "
+                "noise_level is not given: give it, too, or leave all to the calibration."
             )
+        checks.real("noise_scale", config.noise_scale, 0, 1)
         check_noise_interval(config.noise_interval, len(self))
         check_calibration(config.calibration, len(self))
         self._orders = order, corrector_order
@@ -181,7 +185,8 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         self._estimates = []
         config, count = self.config, len(self._visited)
         if config.noise_level is not None:
-            plan = FewStepPlan(self._visited, config.noise_level, config.noise_interval)
+            noise = config.noise_level, config.noise_interval, config.noise_scale
+            plan = FewStepPlan(self._visited, *noise)
         elif config.calibration and not self.custom_timesteps:
             plan = self._choose(count)._replace(timesteps=self._visited)
         else:
