@@ -202,11 +202,11 @@ def network_problem(folder: Path, num_samples: int | None) -> Problem:
     side = unet.config.sample_size
     if side == 8:
         images, labels, held_out, _ = load_digits()
-        classifier = train_classifier(images, labels)
     else:
         images, labels = glyphs(8000, 0, side)
         held_out, _ = glyphs(2000, 1, side)
-        classifier = train_classifier(images, labels, num_epochs=6)
+    with torch.enable_grad():
+        classifier = train_classifier(images, labels, num_epochs=30 if side == 8 else 6)
 
     @torch.no_grad()
     def features(samples: torch.Tensor) -> torch.Tensor:

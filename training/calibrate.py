@@ -54,10 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def table(candidates: Sequence[Candidate], calibration: dict[str, Any]) -> str:
-    """Return what was tried for each number of steps, in words: the best of each spacing, and the chosen."""
-    lines = [
-        f"{'steps':>5} {'spacing':>12} {'last':>5} {'noise':>5} {'between':>8} {'times':>5} {'distance':>9}"
-    ]
+    """Return the best of each spacing for each number of steps, and which was chosen (*)."""
+    columns = {"steps": 5, "spacing": 12, "last": 5, "noise": 5, "between": 8, "times": 5, "samples": 7}
+    lines = [" ".join(f"{name:>{width}}" for name, width in (columns | {"distance": 9}).items())]
     for count, entry in calibration.get("steps", {}).items():
         of_count = [one for one in candidates if len(one.plan.timesteps) == int(count)]
         best = {}
@@ -69,7 +68,7 @@ def table(candidates: Sequence[Candidate], calibration: dict[str, Any]) -> str:
             chosen = " *" if plan.entry() == entry else ""
             lines.append(
                 f"{count:>5} {one.spacing:>12} {plan.timesteps[-1]:>5} {plan.noise_level:>5.2f} "
-                f"{between:>8} {plan.noise_scale:>5.2f} {one.distance:>9.4f}{chosen}"
+                f"{between:>8} {plan.noise_scale:>5.2f} {one.num_samples:>7} {one.distance:>9.4f}{chosen}"
             )
     return "\n".join(lines)
 

@@ -1,9 +1,10 @@
 """Calibration of a pipeline's few-step sampler against its training data, for calibrate.py and train.py.
 
-Candidates are compared with the training data, by the product of two distances: Fréchet on features, and
-sliced W2 in pixels. A held-out part is left for the figures of evaluate.py.
+Candidates are compared with the training data, by the product of two distances: the root of Fréchet's on
+features, and sliced W2 in pixels. A held-out part is left for the figures of evaluate.py.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def calibration_features(
 
 
 def distance_from(data: TrainingData, extractor: FeatureExtractor) -> Callable[[torch.Tensor], float]:
-    """Return the distance that candidates are judged by: Fréchet on features times sliced W2 in pixels."""
+    """Return the distance that candidates are judged by: root of Fréchet's on features times sliced W2."""
     source, _ = sources(data, None)
     chosen = torch.randperm(source.count, generator=torch.Generator().manual_seed(0))[:_MOST_COMPARED]
     parts = chosen.split(250)
@@ -56,7 +57,8 @@ def distance_from(data: TrainingData, extractor: FeatureExtractor) -> Callable[[
             return float("inf")
         made = torch.cat([extractor(part) for part in samples.float().split(250)])
         sliced = sliced_wasserstein(samples.flatten(1).float().cpu(), training.flatten(1).cpu())
-        return frechet_distance(made, features) * sliced
+        # Of the squared distance that Frechet's is, the root: else it would count twice.
+        return math.sqrt(max(frechet_distance(made, features), 0.0)) * sliced
 
     return distance
 
