@@ -218,11 +218,9 @@ def network_problem(folder: Path, num_samples: int | None) -> Problem:
     with torch.enable_grad():
         classifier = train_classifier(images, labels, num_epochs=30 if side == 8 else 6)
 
-    @torch.no_grad()
     def features(samples: torch.Tensor) -> torch.Tensor:
         return torch.cat([classifier.features(part.clamp(-1, 1)) for part in samples.split(1000)])
 
-    @torch.no_grad()
     def network(sample: torch.Tensor, timestep: Any) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return torch.cat([unet(part, timestep).sample.float() for part in sample.split(250)])

@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"what to compare samples on: auto, {', '.join(BUILT_IN_FEATURES)}, or the folder or Hub id of "
         "a transformers vision model; auto is digit_classifier for digits, else the network's own middle",
     )  # fmt: skip
-    add_network_flags(how, "samples")
+    add_network_flags(how)
     return parser
 
 

@@ -91,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
         choices=SCHEDULERS,
         help="few_step, or ddpm for ancestral sampling; the pipeline's if not given",
     )
-    add_network_flags(how, "samples")
+    add_network_flags(how)
     how.add_argument(
         "--output_dir",
         type=Path,

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from data import DIGITS_NAME, TrainingData
 from ddpm_from_scratch import DDPMFromScratchPipeline, FewStepScheduler
 from ddpm_from_scratch.calibration import Candidate, calibrate
-from ddpm_from_scratch.metrics import frechet_distance, sliced_wasserstein
+from ddpm_from_scratch.metrics import frechet_distance, projected_wasserstein, unit_directions
 from ddpm_from_scratch.models import sample_shape
 from errors import ConfigError, NonFiniteError, Stopped
 from features import FeatureExtractor, MiddleBlockFeatures, load_features
@@ -48,17 +48,22 @@ def distance_from(data: TrainingData, extractor: FeatureExtractor) -> Callable[[
     """Return the distance that candidates are judged by: root of Fréchet's on features times sliced W2."""
     source, _ = sources(data, None)
     chosen = torch.randperm(source.count, generator=torch.Generator().manual_seed(0))[:_MOST_COMPARED]
-    parts = chosen.split(250)
-    training = torch.cat([source.read(part.tolist()) for part in parts]).float()
-    features = torch.cat([extractor(part) for part in training.split(250)])
+    # The training data are projected once: every candidate is compared with them.
+    directions = unit_directions(math.prod(data.sample_shape))
+    projected, features = [], []
+    for part in chosen.split(250):
+        training = source.read(part.tolist()).float()
+        projected.append(training.flatten(1).double() @ directions)
+        features.append(extractor(training))
+    reference, of_training = torch.cat(projected), torch.cat(features)
 
     def distance(samples: torch.Tensor) -> float:
         if not bool(samples.isfinite().all()):
             return float("inf")
         made = torch.cat([extractor(part) for part in samples.float().split(250)])
-        sliced = sliced_wasserstein(samples.flatten(1).float().cpu(), training.flatten(1).cpu())
+        sliced = projected_wasserstein(samples.flatten(1).double().cpu() @ directions, reference)
         # Of the squared distance that Frechet's is, the root: else it would count twice.
-        return math.sqrt(max(frechet_distance(made, features), 0.0)) * sliced
+        return math.sqrt(max(frechet_distance(made, of_training), 0.0)) * sliced
 
     return distance
 

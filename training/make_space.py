@@ -167,7 +167,7 @@ def _steps(scheduler: Any, num_inference_steps: int | None) -> list[dict[str, An
     if config.thresholding or config.variance_type in LEARNED_VARIANCE_TYPES:
         raise ConfigError("the page knows neither dynamic thresholding nor learned variances.")
     if num_inference_steps is None:
-        num_inference_steps = 20 if name == "FewStepScheduler" else 100
+        num_inference_steps = getattr(scheduler, "default_num_inference_steps", 100)
     try:
         scheduler.set_timesteps(num_inference_steps)
     except (TypeError, ValueError) as error:

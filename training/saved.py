@@ -36,13 +36,13 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--{item.name}", help=item.metadata["help"], **options)
 
 
-def add_network_flags(group: Any, samples: str) -> None:
-    """Add the flags of sampling that do not depend on the scheduler; `samples` says what of."""
+def add_network_flags(group: Any) -> None:
+    """Add the flags of sampling that do not depend on the scheduler."""
     group.add_argument("--batch_size", type=int, default=250, help="samples of one batch; default 250")
     group.add_argument(
         "--guidance_scale", type=float, default=1.0, help="classifier-free guidance; default 1, none"
     )
-    group.add_argument("--seed", type=int, default=0, help=f"seed of the {samples}; default 0")
+    group.add_argument("--seed", type=int, default=0, help="seed of the samples; default 0")
     group.add_argument(
         "--mixed_precision",
         choices=("no", "fp16", "bf16"),

@@ -318,9 +318,9 @@ def calibrate(
 
         def judge(spacing: str, plan: FewStepPlan, count: int, stream: int) -> Candidate:
             drawn_from = torch.Generator(source).manual_seed(seed + stream)
-            parts = []
+            ours, parts = _few_step(scheduler, plan), []
             for first in range(0, count, batch_size):
-                ours = _few_step(scheduler, plan)
+                ours.set_timesteps(len(plan.timesteps))  # without the estimates of the batch before
                 sample = noise(min(batch_size, count - first), drawn_from)
                 for timestep in plan.timesteps:
                     # The noise of every step is drawn, so that all noise levels see the same.

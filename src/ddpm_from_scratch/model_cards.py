@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .few_step_profile import HIDDEN_CALIBRATION
+
 
 def model_card(
     template: str | Path,
@@ -181,7 +183,7 @@ def calibrated_timesteps(folder: Path, num_steps: int = 10) -> list[int] | None:
     """Return the timesteps of the calibration of a saved pipeline for a number of steps, or the nearest."""
     path = folder / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text()) if path.is_file() else {}
-    steps = (config.get("calibration") or config.get("_calibration") or {}).get("steps", {})
+    steps = (config.get("calibration") or config.get(HIDDEN_CALIBRATION) or {}).get("steps", {})
     if not steps:
         return None
     return steps[min(steps, key=lambda count: abs(int(count) - num_steps))]["timesteps"]
