@@ -5,16 +5,17 @@
 
 All samplers start from the same noise. Distances are divided by the floor, the same distance of so many fresh
 data (exact scores) or training data (networks, against held-out data); 1 is as good as data. Writes a table,
-results.json and a chart into --output_dir. `python benchmarks/pictures.py FOLDER` makes the 16-pixel glyphs.
+a JSON file and charts into --output_dir. `python benchmarks/pictures.py FOLDER` makes the 16-pixel glyphs.
 """
 
 import argparse
+import functools
 import inspect
 import json
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,13 +44,21 @@ from ddpm_from_scratch.metrics import (  # noqa: E402
 from ddpm_from_scratch.plots import quality_chart  # noqa: E402
 from ddpm_from_scratch.residuals import residual_curve  # noqa: E402
 from exact import digit_means, exact_scheduler, narrow_mixture, seeded  # noqa: E402
-from features import train_classifier  # noqa: E402
+from features import load_digit_classifier, train_classifier  # noqa: E402
 from pictures import glyphs  # noqa: E402
 
 NUM_STEPS = (5, 10, 20, 50, 100, 1000)
 FEW = (5, 10, 20)
 # Above these numbers of steps, only the samplers in MANY are run.
-MANY = ("DDPM", "DDIM", "DPM++ 2M trailing", "SDE-DPM++ 2M trailing", "UniPC 2", "SA-Solver")
+MANY = (
+    "few-step",
+    "few-step, tau 0",
+    "few-step, tau 1",
+    "DDPM",
+    "DPM++ 2M trailing",
+    "SDE-DPM++ 2M trailing",
+    "UniPC 2",
+)
 _SPACINGS = {
     "linspace": {"timestep_spacing": "linspace"},
     "trailing": {"timestep_spacing": "trailing"},
@@ -211,12 +220,15 @@ def network_problem(folder: Path, num_samples: int | None) -> Problem:
     use_plain_attention(unet)
     side = unet.config.sample_size
     if side == 8:
-        images, labels, held_out, _ = load_digits()
+        images, _, held_out, _ = load_digits()
     else:
         images, labels = glyphs(8000, 0, side)
         held_out, _ = glyphs(2000, 1, side)
-    with torch.enable_grad():
-        classifier = train_classifier(images, labels, num_epochs=30 if side == 8 else 6)
+    if side == 8:
+        classifier = load_digit_classifier()
+    else:
+        with torch.enable_grad():
+            classifier = train_classifier(images, labels, num_epochs=6)
 
     def features(samples: torch.Tensor) -> torch.Tensor:
         return torch.cat([classifier.features(part.clamp(-1, 1)) for part in samples.split(1000)])
@@ -265,38 +277,79 @@ def sample(problem: Problem, scheduler: Any, seed: int) -> tuple[torch.Tensor, i
     return x, evaluations
 
 
-def measure(problem: Problem, counts: list[int], seeds: list[int]) -> list[dict[str, Any]]:
-    """Return a row for each sampler, number of evaluations and seed."""
-    rows = []
-    ours = {"few-step": problem.scheduler, **problem.others}
-    jobs = [
-        (name, count)
-        for count in counts
-        for name in (*ours, *STOCK)
-        if (count in FEW or name in (*MANY, *ours)) and (count < 1000 or name in ("few-step", "DDPM"))
-    ]
-    if problem.dtype == torch.float32 and 250 not in counts:  # a trained network
-        jobs.append(("DDPM", 250))
-    for name, count in tqdm(jobs, desc=problem.name, unit="sampler"):
-        for seed in seeds:
-            try:
-                scheduler = ours.get(name) or stock(name, problem, count)
-                if name in ours:
-                    scheduler.set_timesteps(count)
-                samples, evaluations = sample(problem, scheduler, seed)
-            except (ValueError, IndexError, AssertionError, RuntimeError) as error:
-                tqdm.write(f"{problem.name}: {name} cannot take {count} steps: {error}")
-                break
-            rows.append(
-                {"problem": problem.name, "sampler": name, "steps": count, "evaluations": evaluations}
-                | {"seed": seed, **problem.figures(samples)}
-            )
+def measure(
+    problem: Problem,
+    counts: list[int],
+    seeds: list[int],
+    num_finalists: int | None,
+    on_count: Callable[[list[dict[str, Any]]], None],
+) -> list[dict[str, Any]]:
+    """Return a row of figures for each sampler, number of evaluations and seed, that of the floor first.
+
+    Args:
+        problem: what to sample.
+        counts: numbers of evaluations.
+        seeds: of the noise; 1,000 evaluations are made with the first only.
+        num_finalists: of diffusers' schedulers, so many that are best in any distance with the first seed are
+            run with the others; None for all.
+        on_count: called with the rows so far after each number of evaluations.
+    """
     floors = [problem.figures(problem.fresh(seed)) for seed in range(3)]
-    rows.append(
+    rows: list[dict[str, Any]] = [
         {"problem": problem.name, "sampler": "floor", "steps": 0, "evaluations": 0, "seed": -1}
         | {name: statistics.mean(floor[name] for floor in floors) for name in problem.distances}
-    )
+    ]
+    ours = {"few-step": problem.scheduler, **problem.others}
+
+    def run(name: str, count: int, seed: int) -> None:
+        try:
+            scheduler = ours.get(name) or stock(name, problem, count)
+            if name in ours:
+                scheduler.set_timesteps(count)
+            samples, evaluations = sample(problem, scheduler, seed)
+        except (ValueError, IndexError, AssertionError, RuntimeError) as error:
+            tqdm.write(f"{problem.name}: {name} cannot take {count} steps: {error}")
+            return
+        rows.append(
+            {"problem": problem.name, "sampler": name, "steps": count, "evaluations": evaluations}
+            | {"seed": seed, **problem.figures(samples)}
+        )
+
+    for count in counts:
+        names = [
+            name
+            for name in (*ours, *STOCK)
+            if (count in FEW or name in MANY) and (count < 1000 or name in ("few-step", "DDPM"))
+        ]
+        for name in tqdm(names, desc=f"{problem.name}, {count} evaluations", unit="sampler"):
+            run(name, count, seeds[0])
+        again = [
+            name for name in names if any(row["sampler"] == name and row["steps"] == count for row in rows)
+        ]
+        if num_finalists is not None:
+            again = [name for name in again if name in _finalists(rows, problem, count, num_finalists, ours)]
+        for seed in seeds[1:] if count < 1000 else ():
+            for name in tqdm(again, desc=f"{problem.name}, {count} evaluations, seed {seed}", unit="sampler"):
+                run(name, count, seed)
+        on_count(rows)
+    if problem.dtype == torch.float32 and 250 not in counts:  # a trained network
+        for seed in tqdm(seeds, desc=f"{problem.name}, DDPM with 250", unit="seed"):
+            run("DDPM", 250, seed)
+        on_count(rows)
     return rows
+
+
+def _finalists(
+    rows: list[dict[str, Any]], problem: Problem, count: int, num_finalists: int, ours: Collection[str]
+) -> set[str]:
+    """Return our samplers, DDPM, and the best others at a number of evaluations, by any distance."""
+    there = [row for row in rows if row["steps"] == count and row["sampler"] not in ours]
+    best = {
+        row["sampler"]
+        for distance in problem.distances
+        for row in sorted(there, key=lambda row: row[distance])[:num_finalists]
+    }
+    return {*ours, "DDPM", *best}
 
 
 def means(rows: list[dict[str, Any]], distance: str) -> dict[str, dict[int, float]]:
@@ -337,7 +390,17 @@ def table(rows: list[dict[str, Any]], distances: list[str]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def write_results(folder: Path, problem: Problem, rows: list[dict[str, Any]]) -> None:
+    """Write a table of numbers and a chart for each distance."""
+    (folder / f"{problem.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    for distance in problem.distances:
+        found = means(rows, distance)
+        drawn = {name: found[name] for name in ("few-step", "DDPM", *STOCK) if name in found}
+        path = folder / f"{problem.name}-{distance.replace(' ', '-').lower()}.png"
+        quality_chart(drawn, distance, path, title=problem.name, highlight=2)
+
+
+def main(argv: list[str] | None = None) -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -346,27 +409,27 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", type=Path, default=[], help="folders of pipelines")
     parser.add_argument("--num_steps", nargs="+", type=int, default=list(NUM_STEPS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--num_finalists",
+        type=int,
+        help="diffusers' schedulers, the best by the first seed, that go on to the others; all if not given",
+    )  # fmt: skip
     parser.add_argument("--num_samples", type=int, help="20,000 points, 4,000 mixture digits, 1,000 images")
     parser.add_argument("--score_error", type=float, default=0.0, help="of exact scores, root mean square")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/few-step"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_grad_enabled(False)
     diffusers.utils.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    everything: list[dict[str, Any]] = []
     for given in (*args.problems, *args.networks):
         if isinstance(given, Path):
             problem = network_problem(given, args.num_samples)
         else:
             problem = exact_problem(given, args.num_samples, args.score_error)
-        rows = measure(problem, args.num_steps, args.seeds)
-        everything += rows
+        save = functools.partial(write_results, args.output_dir, problem)
+        rows = measure(problem, args.num_steps, args.seeds, args.num_finalists, save)
         print(table(rows, list(problem.distances)), end="\n\n", flush=True)
-        (args.output_dir / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
-        for distance in problem.distances:
-            name = f"{problem.name}-{distance.replace(' ', '-').lower()}.png"
-            quality_chart(means(rows, distance), distance, args.output_dir / name, title=problem.name)
 
 
 if __name__ == "__main__":

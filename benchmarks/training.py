@@ -44,7 +44,7 @@ from config import TrainingConfig, parse_config  # noqa: E402
 from data import load_digits  # noqa: E402
 from ddpm_from_scratch import DDPMFromScratchScheduler  # noqa: E402
 from ddpm_from_scratch.models import build_model, model_config  # noqa: E402
-from features import train_digit_classifier  # noqa: E402
+from features import load_digit_classifier  # noqa: E402
 from judge import Judge  # noqa: E402
 from loops import Ours, Stock, quiet  # noqa: E402
 from pictures import as_dataset, digit_images, drawn_images  # noqa: E402
@@ -384,7 +384,7 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             per_update = seconds_per_update(Path(folder), CLOCKS[arguments.clock], changes)
     train, _, held_out, _ = load_digits()
-    features = train_digit_classifier()[0].features
+    features = load_digit_classifier().features
     judge = Judge(train, held_out, features, arguments.num_samples, arguments.num_inference_steps)
     print_quality(
         arguments.seconds, arguments.speedups, arguments.seeds, judge, per_update, changes, arguments.output

@@ -9,7 +9,6 @@ import torch
 
 import training as benchmark
 from ddpm_from_scratch import model_config
-from features import DigitClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of datasets and multiprocessing, in the loop of diffusers
 
@@ -55,7 +54,6 @@ def test_speed_gives_a_line_per_row():
 
 
 def test_quality_reports_every_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "train_digit_classifier", lambda: (DigitClassifier().eval(), 0.1))
     flags = "--what quality --milliseconds 100 100 --seconds 2 --speedups 2 --seeds 1 --num_samples 20 "
     flags += "--num_inference_steps 3 --changes=--mixed_precision=bf16"
     benchmark.main([*flags.split(), "--output", str(tmp_path / "figures.json")])

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from calibrations import DEFAULT_NUM_STEPS, calibrate_pipeline
 from card import write_card
 from config import OneLineErrors
 from ddpm_from_scratch import DDPMFromScratchPipeline
@@ -22,7 +23,6 @@ from ddpm_from_scratch.calibration import Candidate
 from ddpm_from_scratch.model_cards import layout_of
 from errors import ConfigError, RunError, say_error
 from features import BUILT_IN_FEATURES
-from few_step import DEFAULT_NUM_STEPS, calibrate_pipeline
 from saved import add_data_flags, add_network_flags, data_config, find_processes, load_pipeline_and_data
 from storage import commit_files, disk_errors_named, temporary_folder
 

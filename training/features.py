@@ -3,12 +3,16 @@
 An extractor has a `name`, which goes into the name of every figure made with it, a `description` in words,
 and maps samples in the network's units, (B, C, H, W) in [-1, 1] or points (B, D), to features (B, F), float32
 on the CPU. Networks see images as they would be saved: rounded to 8 bits.
+
+The digit classifier's weights lie beside this file, so that figures of different runs and machines can be
+compared and no run has to train it; `python training/features.py` makes the file anew.
 """
 
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from config import ConfigError
@@ -20,6 +24,7 @@ BUILT_IN_FEATURES = ("pixels", "coordinates", "digit_classifier", "inception")
 DEFAULT_VISION_MODEL = "facebook/dinov2-small"
 # The covariance of more numbers than these takes minutes and gigabytes.
 MAX_PIXEL_FEATURES = 4096
+_DIGIT_CLASSIFIER = Path(__file__).with_name("digit_classifier.safetensors")
 
 
 class FeatureExtractor(Protocol):
@@ -143,17 +148,15 @@ def train_classifier(
     return classifier.eval()
 
 
-def train_digit_classifier() -> tuple[DigitClassifier, float]:
-    """Return a classifier trained on the training digits, and its accuracy on the held-out ones."""
-    images, labels, held_out, held_out_labels = load_digits()
-    classifier = train_classifier(images, labels)
-    with torch.no_grad():
-        accuracy = float((classifier(held_out).argmax(1) == held_out_labels).float().mean())
-    return classifier, accuracy
+def load_digit_classifier() -> DigitClassifier:
+    """Return the classifier that was trained on the training digits, from its file."""
+    classifier = DigitClassifier()
+    classifier.load_state_dict(load_file(_DIGIT_CLASSIFIER))
+    return classifier.eval()
 
 
 class DigitFeatures:
-    """The 32 penultimate features of a classifier that is trained on the spot, on the built-in digits."""
+    """The 32 penultimate features of a classifier of the built-in digits."""
 
     name = "digit_classifier"
 
@@ -163,7 +166,10 @@ class DigitFeatures:
                 f"features are 'digit_classifier', but samples have shape {sample_shape}: it knows images of "
                 "shape (1, 8, 8)."
             )
-        classifier, accuracy = train_digit_classifier()
+        classifier = load_digit_classifier()
+        _, _, held_out, labels = load_digits()
+        with torch.no_grad():
+            accuracy = float((classifier(held_out).argmax(1) == labels).float().mean())
         self.network, self.device = classifier.features.to(device), device
         self.description = (
             "32 penultimate features of a small CNN, trained on the training digits, with accuracy "
@@ -310,3 +316,8 @@ class InceptionFeatures:
         """Return the features of images (B, C, H, W), C of 1 or 3."""
         (features,) = self.network(to_rgb_uint8(samples).to(self.device))
         return features.float().cpu()
+
+
+if __name__ == "__main__":
+    training_images, training_labels, *_ = load_digits()
+    save_file(train_classifier(training_images, training_labels).state_dict(), _DIGIT_CLASSIFIER)

@@ -21,7 +21,7 @@ def train(config: TrainingConfig) -> None:
         RunError: anything the user can mend; before the network is built, where it can be known by then.
     """
     # Not before the flags are checked: torch takes seconds to load.
-    from few_step import calibrate_pipeline
+    from calibrations import calibrate_pipeline
     from figures import format_results
     from prepare import (
         check_hub,
