@@ -4,8 +4,10 @@ import re
 import shlex
 
 import make_flags
+import make_images
 import pytest
 import yaml
+from PIL import Image
 
 import calibrate
 from config import parse_config
@@ -77,3 +79,10 @@ def test_the_examples_of_the_few_step_page_run(tiny_run, tmp_path, monkeypatch):
     assert len(names["images"]) == 4 and len(names["pipe"].scheduler.config.residuals) == 20
     for line in re.findall(r"^python training/calibrate.py .*$", page, re.MULTILINE):
         calibrate.make_parser().parse_args(shlex.split(line)[2:])
+
+
+@pytest.mark.filterwarnings("ignore::ddpm_from_scratch.checks.SchedulerWarning")
+def test_samplers_are_drawn_side_by_side(tiny_run, tmp_path):
+    make_images.few_steps(tiny_run, tmp_path / "few_steps.png", num_steps=(2, 3), num_images=4)
+    with Image.open(tmp_path / "few_steps.png") as picture:
+        assert min(picture.size) > 300

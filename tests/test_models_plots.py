@@ -67,6 +67,21 @@ def test_grid_places_images_row_by_row():
         plots.sample_grid(images[..., 0])
 
 
+def test_comparison_has_a_grid_for_each_row_and_column(tmp_path):
+    white, black = np.ones((4, 2, 2, 1)), np.zeros((4, 2, 2, 1))
+    cells = {"ours": {"5": white, "10": black}, "stock": {"5": black, "10": white}}
+    plots.comparison_grid(cells, tmp_path / "grid.png", images_across=2)
+    with Image.open(tmp_path / "grid.png") as picture:
+        grey = np.asarray(picture.convert("L")) < 30
+    high, wide = (size // 2 for size in grey.shape)
+    # Black where it was put, but for the ink of the names.
+    dark = [part.mean() for part in (grey[:high, wide:], grey[high:, :wide])]
+    light = [part.mean() for part in (grey[:high, :wide], grey[high:, wide:])]
+    assert min(dark) > 0.4 and max(light) < 0.05
+    with pytest.raises(ValueError, match="same columns"):
+        plots.comparison_grid({"ours": {"5": white}, "stock": {"10": white}}, tmp_path / "grid.png")
+
+
 def test_charts_are_written(tmp_path):
     plots.loss_curve(range(100), np.linspace(1, 0.1, 100), tmp_path / "loss.png")
     plots.point_cloud(np.zeros((5, 2)), tmp_path / "points.png", np.ones((5, 2)))

@@ -56,6 +56,40 @@ def _new_figure(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tu
     return figure, figure.subplots(ncols=columns)
 
 
+def comparison_grid(
+    images: dict[str, dict[str, np.ndarray]], path: str | Path, images_across: int = 4, pixel_size: int = 6
+) -> None:
+    """Save grids of images in rows and columns with names, such as samplers and numbers of steps, as PNG.
+
+    Args:
+        images: name of a row -> name of a column -> images as `sample_grid` takes them; the same columns in
+            each row.
+        path: of the picture.
+        images_across: images side by side in each grid.
+        pixel_size: side of one image pixel, for small images.
+
+    Raises:
+        ValueError: no images, or rows with other columns.
+    """
+    columns = {tuple(row) for row in images.values()}
+    if len(columns) != 1 or () in columns:
+        raise ValueError(f"the rows {list(images)} must have the same columns, at least one.")
+    (names,) = columns
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.7 * len(names) + 0.4, 1.45 * len(images)), layout="constrained")
+    panels = figure.subplots(len(images), len(names), squeeze=False)
+    for panels_of_row, (row, cells) in zip(panels, images.items(), strict=True):
+        panels_of_row[0].set_ylabel(row, fontsize="small")
+        for axes, name in zip(panels_of_row, names, strict=True):
+            axes.imshow(sample_grid(cells[name], images_across, pixel_size), cmap="gray", vmin=0, vmax=255)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+    for axes, name in zip(panels[0], names, strict=True):
+        axes.set_title(name, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
 def loss_curve(steps: Sequence[int], losses: Sequence[float], path: str | Path) -> None:
     """Save a chart of the training loss over optimizer updates as PNG, with a running mean.
 
