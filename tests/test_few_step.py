@@ -565,9 +565,26 @@ def test_scheduler_that_was_chosen_over_a_calibration_stays(tmp_path):
     assert type(DDPMFromScratchPipeline.from_pretrained(tmp_path).scheduler) is DDPMFromScratchScheduler
 
 
-def test_pipeline_takes_twenty_steps_if_nobody_says():
+def test_pipeline_takes_ten_steps_if_nobody_says():
     pipeline = DDPMFromScratchPipeline(small_unet(), FewStepScheduler(calibration=only(range(990, 0, -50))))
-    assert pipeline(return_trajectory=True).trajectory.shape[0] == 21
+    assert pipeline(return_trajectory=True).trajectory.shape[0] == 11
+    of_few = FewStepScheduler(num_train_timesteps=4, beta_schedule="squaredcos_cap_v2", calibration={})
+    assert of_few.default_num_inference_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("count", "last"), [(1, 999), (5, 50), (10, 50), (25, 39), (50, 19), (100, 9), (1000, 0)]
+)
+def test_without_a_calibration_the_chain_ends_where_networks_like_it(count, last):
+    scheduler = FewStepScheduler(calibration={})  # known to be none, so without a warning
+    scheduler.set_timesteps(count)
+    assert len(scheduler.timesteps) == count and int(scheduler.timesteps[-1]) == last
+    noisy = [
+        t
+        for t, step in zip(scheduler.timesteps.tolist(), scheduler.linear_steps(), strict=True)
+        if step.noise_std
+    ]
+    assert noisy == [t for t in scheduler.timesteps.tolist()[:-1] if t <= 599]
 
 
 def test_dpm_solver_takes_the_calibrated_timesteps():

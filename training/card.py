@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from config import POINT_DATASETS
+from ddpm_from_scratch.few_step_profile import default_num_steps
 from ddpm_from_scratch.model_cards import calibrated_timesteps, layout_of, model_card, usage
 from errors import ConfigError
 from figures import metric_names
@@ -56,7 +57,8 @@ def write_card(folder: Path, repo_id: str) -> None:
         usage=usage(
             repo_id,
             layout_of(folder),
-            num_inference_steps=config["ddpm_num_inference_steps"] or min(20, config["ddpm_num_steps"]),
+            num_inference_steps=config["ddpm_num_inference_steps"]
+            or default_num_steps(config["ddpm_num_steps"]),
             class_label=0 if config["label_column"] else None,
             guidance_scale=config["guidance_scale"] if config["guidance_scale"] != 1 else None,
             few_steps=calibrated_timesteps(folder),

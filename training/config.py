@@ -83,7 +83,7 @@ class TrainingConfig:
     )
     ddpm_num_steps: int = _flag(1000, "Number of noise levels T.")
     ddpm_num_inference_steps: int | None = _flag(
-        None, "Steps of the sample grids and of evaluation; 20 if not given.", FREE
+        None, "Steps of the sample grids and of evaluation; 10 if not given.", FREE
     )
     ddpm_beta_schedule: Literal[
         "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "sigmoid_alpha_bar", "laplace"

@@ -84,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="samples to generate; default 1000, 0 for none, with --likelihood",
     )  # fmt: skip
     how.add_argument(
-        "--num_inference_steps", type=int, help="timesteps to visit; if not given, 20 by few_step, T by ddpm"
+        "--num_inference_steps", type=int, help="timesteps to visit; if not given, 10 by few_step, T by ddpm"
     )
     how.add_argument(
         "--scheduler",

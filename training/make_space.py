@@ -43,7 +43,7 @@ def make_space(
     Args:
         model: a repository's id, or the folder of a pipeline.
         output_dir: the page's folder; made if it is missing.
-        num_inference_steps: steps of the reverse chain; 20 by few steps, else 100, if not given.
+        num_inference_steps: steps of the reverse chain; 10 by few steps, else 100, if not given.
         revision: of the repository; the page stays with the commit that this is now.
         token: of the Hub.
 
@@ -201,7 +201,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--output_dir", help="folder for the page; the model's name and '-space' if not given"
     )
     parser.add_argument(
-        "--num_inference_steps", type=int, help="steps of a sample; 20 by few steps, else 100, if not given"
+        "--num_inference_steps", type=int, help="steps of a sample; 10 by few steps, else 100, if not given"
     )
     parser.add_argument("--revision", help="branch, tag or commit of the repository")
     parser.add_argument("--space_id", help="Space to upload the page to, such as user/digits-space")

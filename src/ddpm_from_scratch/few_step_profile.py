@@ -25,6 +25,9 @@ from .timestep_spacing import given_timesteps, spaced_timesteps
 
 # The key of a calibration in the configuration of a stock scheduler, which passes over such names in silence.
 HIDDEN_CALIBRATION = "_calibration"
+# Without a calibration: spacing, and in parts of T the last timestep and the highest one with noise. The best
+# compromise of the trained networks and exact scores of benchmarks/few_step.py.
+_DEFAULT_EXPONENT, _DEFAULT_LAST, _DEFAULT_NOISE_BELOW = 1.5, 0.05, 0.6
 _KEYS = ("steps", "half_log_snr", "density")
 _STEP_KEYS = ("timesteps", "noise_level", "noise_interval", "noise_scale")
 
@@ -175,8 +178,13 @@ def _check_density(half_log_snr: Any, density: Any, must: str) -> None:
         raise ValueError(f"{must}; its density must not be negative, nor 0 everywhere.")
 
 
+def default_num_steps(num_train_timesteps: int) -> int:
+    """Return how many steps are taken if nobody says."""
+    return min(10, num_train_timesteps)
+
+
 def default_noise_level(count: int) -> float:
-    """Return tau where nothing is calibrated: none for few steps, where noise is not undone in time."""
+    """Return tau for timesteps that were chosen without data: none for few steps, as for an exact network."""
     return 0.0 if count <= 10 else 0.5
 
 
@@ -185,8 +193,7 @@ def choose(calibration: Mapping[str, Any] | None, count: int, places: Sequence[f
 
     A calibrated number of steps is taken as it is. Another one takes the nodes of the nearest calibrated one,
     interpolated in lambda; more than twice the largest get trailing timesteps. Without any, the density is
-    what is left, or else `power_timesteps` with the exponent and the end that did best over the networks of
-    benchmarks/few_step.py.
+    what is left, or else a spacing and noise that suit most networks.
 
     Args:
         calibration: see the module; None for none.
@@ -216,9 +223,10 @@ def choose(calibration: Mapping[str, Any] | None, count: int, places: Sequence[f
     if count > num_train_timesteps // 20:
         timesteps = spaced_timesteps(count, num_train_timesteps, "trailing")
     else:
-        last = round(0.01 * num_train_timesteps)
-        timesteps = power_timesteps(count, last, 1.5, num_train_timesteps)
-    return FewStepPlan(timesteps, default_noise_level(count))
+        last = min(_DEFAULT_LAST * num_train_timesteps, num_train_timesteps / count - 1)
+        timesteps = power_timesteps(count, round(last), _DEFAULT_EXPONENT, num_train_timesteps)
+    highest = round(_DEFAULT_NOISE_BELOW * (num_train_timesteps - 1))
+    return FewStepPlan(timesteps, 1.0, (0, highest))
 
 
 def _interpolated(visited: Sequence[int], count: int, places: Sequence[float]) -> list[int]:

@@ -111,7 +111,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             batch_size: number of samples B.
             generator: source of all randomness; a list has one for each sample, which makes a sample
                 independent of the batch it is in.
-            num_inference_steps: number of timesteps to visit; if not given, 20 of a FewStepScheduler, and all
+            num_inference_steps: number of timesteps to visit; if not given, 10 of a FewStepScheduler, and all
                 training timesteps of others.
             latents: x_T ~ N(0, I) to start from, shape (B, ...), instead of drawing it; scaled by the
                 scheduler's init_noise_sigma like the noise that would be drawn.

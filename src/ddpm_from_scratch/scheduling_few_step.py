@@ -23,6 +23,7 @@ from .few_step_profile import (
     check_noise_interval,
     choose,
     default_noise_level,
+    default_num_steps,
 )
 from .scheduler_base import FromScratchScheduler, pair_output, standard_normal
 from .timestep_spacing import Chain, check_one_given, given_timesteps
@@ -187,7 +188,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         if config.noise_level is not None:
             noise = config.noise_level, config.noise_interval, config.noise_scale
             plan = FewStepPlan(self._visited, *noise)
-        elif config.calibration and not self.custom_timesteps:
+        elif not self.custom_timesteps:
             plan = self._choose(count)._replace(timesteps=self._visited)
         else:
             plan = FewStepPlan(self._visited, default_noise_level(count))
@@ -198,7 +199,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
     @property
     def default_num_inference_steps(self) -> int:
         """How many steps a pipeline takes if nobody says."""
-        return min(20, len(self))
+        return default_num_steps(len(self))
 
     def _choose(self, count: int) -> FewStepPlan:
         return choose(self.config.calibration, count, self._places)
