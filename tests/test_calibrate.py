@@ -1,6 +1,7 @@
 """Calibration of saved pipelines: the command, the flag of train.py, what the Hub's users get of it."""
 
 import json
+import math
 import re
 import shutil
 
@@ -9,15 +10,20 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from calibrations import calibrate_pipeline, distance_from
+from config import parse_config
 from conftest import ROOT, run_training
+from data import load_digits, load_training_data
 from ddpm_from_scratch import (
     DDPMFromScratchPipeline,
     DDPMFromScratchScheduler,
     FewStepScheduler,
     build_model,
+    metrics,
     model_config,
 )
-from features import MiddleBlockFeatures
+from errors import Stopped
+from features import MiddleBlockFeatures, PixelFeatures
 from promises.trials import folder_data, image_folder
 
 SMALL = ("--num_steps", "2", "4", "--num_samples=4", "--batch_size=64", "--features=pixels")
@@ -155,6 +161,38 @@ def test_wrong_arguments_are_refused_and_nothing_changes(
     assert done.returncode == status and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert message in done.stderr.splitlines()[-1]
     assert config_of(tmp_path / "run") == config_of(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def digits_data():
+    config = parse_config(["--dataset_name=digits", "--output_dir=unused"])
+    return load_training_data(config, None, None)
+
+
+def test_candidates_are_judged_by_the_root_of_frechets_distance_times_sliced_w2(digits_data, generator):
+    samples = torch.rand(100, 1, 8, 8, generator=generator) * 2 - 1
+    training = load_digits()[0]
+    distance = distance_from(digits_data, PixelFeatures((1, 8, 8)))
+    frechet = metrics.frechet_distance(samples.flatten(1), training.flatten(1))
+    sliced = metrics.sliced_wasserstein(samples.flatten(1).double(), training.flatten(1).double())
+    assert distance(samples) == pytest.approx(frechet**0.5 * sliced, rel=1e-6)
+    assert distance(training) < 1e-3 * distance(samples)
+    assert distance(samples * math.nan) == math.inf
+
+
+@pytest.mark.filterwarnings("ignore::ddpm_from_scratch.SchedulerWarning")
+def test_a_stop_is_heard_after_a_candidate(tiny_run, digits_data):
+    pipeline, asked = DDPMFromScratchPipeline.from_pretrained(tiny_run), []
+
+    def stop():
+        asked.append(True)
+        return len(asked) == 3
+
+    with pytest.raises(Stopped, match="resume_from_checkpoint latest"):
+        calibrate_pipeline(
+            pipeline, digits_data, num_steps=[2], num_samples=4, features="pixels", stop_requested=stop
+        )
+    assert len(asked) == 3 and not pipeline.scheduler.config.calibration
 
 
 def test_middle_block_features_are_those_of_the_network(generator):

@@ -41,8 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"numbers of steps to find settings for; default {' '.join(map(str, DEFAULT_NUM_STEPS))}",
     )  # fmt: skip
     how.add_argument(
-        "--num_samples", type=int, default=250,
-        help="samples that each candidate is judged by; default 250, and up to 16 times as many for the best",
+        "--num_samples", type=int, default=500,
+        help="samples that each candidate is judged by; default 500, and up to 16 times as many for the best",
     )  # fmt: skip
     how.add_argument(
         "--features", default="auto",

@@ -73,7 +73,7 @@ def calibrate_pipeline(
     data: TrainingData | None,
     *,
     num_steps: Sequence[int] = DEFAULT_NUM_STEPS,
-    num_samples: int = 250,
+    num_samples: int = 500,
     features: str = "auto",
     batch_size: int = 250,
     seed: int = 0,

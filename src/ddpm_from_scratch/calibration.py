@@ -44,8 +44,8 @@ _NOISES: tuple[tuple[float, tuple[float, float] | None], ...] = (
     (0.0, None), (0.5, None), (1.0, None), (1.0, (0.0, 0.6)), (1.0, (0.1, 0.6)), (1.0, (0.2, 0.8)),
 )  # fmt: skip
 _NOISE_SCALES = (1.0, 0.98, 0.95)
-# Spacing, last timestep and noise that descents begin with: no noise, all of it, and some.
-_STARTS = (("between", 0.03, _NOISES[0]), ("trailing", 0.06, _NOISES[2]), ("trailing", 0.06, _NOISES[4]))
+# Spacing, last timestep and noise that descents begin with: near to what suits most networks, and no noise.
+_STARTS = (("between", 0.06, _NOISES[3]), ("between", 0.03, _NOISES[0]))
 # Nodes of more steps are not tuned: it costs more, and gains nothing.
 _MOST_TUNED = 10
 # Of the candidates that descents have judged, so many are judged again, by so many times more samples.
@@ -241,7 +241,7 @@ def calibrate(
     num_steps: Sequence[int] = DEFAULT_NUM_STEPS,
     distance: Callable[[torch.Tensor], float] | None = None,
     tune: bool | None = None,
-    num_samples: int = 250,
+    num_samples: int = 500,
     batch_size: int = 250,
     class_labels: Sequence[int] | torch.Tensor | None = None,
     guidance_scale: float = 1.0,
