@@ -72,6 +72,14 @@ def test_density_beats_even_spacings(scheduler, generator):
     assert calibrated < 0.85 * trailing
 
 
+def distance_of(candidate):
+    return candidate.distance
+
+
+def noise_of(candidate):
+    return candidate.plan.noise_level, str(candidate.plan.noise_interval)
+
+
 def test_search_finds_the_better_samples(scheduler, generator):
     model = spiral(scheduler)
     data = model.sample(2000, generator).float()
@@ -85,15 +93,24 @@ def test_search_finds_the_better_samples(scheduler, generator):
         first, again, last = (
             [one for one in of_count if one.num_samples == number] for number in (50, 200, 800)
         )
-        assert len(again) == 8 and len(last) == 3
-        best = min(last, key=lambda one: one.distance)
+        best = min(last, key=distance_of)
         assert calibration["steps"][str(count)] == best.plan.entry()
-        assert {str(one.plan) for one in again} == {
-            str(one.plan) for one in sorted(first, key=lambda one: one.distance)[:8]
+        # Two of each kind of noise are judged again, then the best of them with less of it.
+        kinds = {noise_of(one) for one in first}
+        expected = {
+            str(one.plan)
+            for kind in kinds
+            for one in sorted((one for one in first if noise_of(one) == kind), key=distance_of)[:2]
         }
-        assert {str(one.plan) for one in last} == {
-            str(one.plan) for one in sorted(again, key=lambda one: one.distance)[:3]
-        }
+        unscaled = [one for one in again if one.plan.noise_scale == 1]
+        assert {str(one.plan) for one in unscaled} == expected and len(kinds) >= 4
+        with_noise = [one for one in sorted(unscaled, key=distance_of)[:3] if one.plan.noise_level]
+        scaled = {str(one.plan._replace(noise_scale=s)) for one in with_noise for s in (0.98, 0.95)}
+        assert {str(one.plan) for one in again if one.plan.noise_scale < 1} == scaled
+        # The last are different chains, each with its best factor.
+        chains = {str(one.plan._replace(noise_scale=1.0)) for one in last}
+        assert len(last) == len(chains) == 3
+        assert min(again, key=distance_of).plan in [one.plan for one in last]
         assert best.distance < 0.95 * first[0].distance
         assert len(first) == len({str(one.plan) for one in first})
         assert {one.plan.noise_interval is None for one in first} == {True, False}

@@ -43,13 +43,15 @@ _LAST = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15)
 _NOISES: tuple[tuple[float, tuple[float, float] | None], ...] = (
     (0.0, None), (0.5, None), (1.0, None), (1.0, (0.0, 0.6)), (1.0, (0.1, 0.6)), (1.0, (0.2, 0.8)),
 )  # fmt: skip
-_NOISE_SCALES = (1.0, 0.98, 0.95)
+_NOISE_SCALES = (0.98, 0.95)
 # Spacing, last timestep and noise that descents begin with: near to what suits most networks, and no noise.
 _STARTS = (("between", 0.06, _NOISES[3]), ("between", 0.03, _NOISES[0]))
 # Nodes of more steps are not tuned: it costs more, and gains nothing.
 _MOST_TUNED = 10
-# Of the candidates that descents have judged, so many are judged again, by so many times more samples.
-_ROUNDS = ((8, 4), (3, 16))
+# Which noise is best needs more samples than which timesteps: with other noise, other samples are made. So
+# many candidates of each kind are judged again, and then so many of all, by so many times more samples.
+_OF_EACH_NOISE, _FINALISTS = 2, 3
+_SECOND_ROUND, _LAST_ROUND = 4, 16
 # Samples that nodes are tuned by, and nodes of the fine solution.
 _TUNED_BY, _FINE = 128, 60
 _DENSITY_EVALUATIONS = 25
@@ -316,8 +318,8 @@ def calibrate(
             return calibration | ({"steps": entries} if entries else {})
         seed = int(torch.randint(2**31, (1,), generator=generator, device=source))
 
-        def judge(spacing: str, plan: FewStepPlan, count: int, stream: int) -> Candidate:
-            drawn_from = torch.Generator(source).manual_seed(seed + stream)
+        def judge(spacing: str, plan: FewStepPlan, count: int) -> Candidate:
+            drawn_from = torch.Generator(source).manual_seed(seed + count)
             ours, parts = _few_step(scheduler, plan), []
             for first in range(0, count, batch_size):
                 ours.set_timesteps(len(plan.timesteps))  # without the estimates of the batch before
@@ -340,15 +342,7 @@ def calibrate(
         steps = {}
         for count in counts:
             timesteps = functools.partial(_timesteps, places, density, tuned if count in few else None, count)
-            judged = _descend(
-                count, timesteps, functools.partial(judge, count=num_samples, stream=0), num_train_timesteps
-            )
-            for stream, (finalists, times) in enumerate(_ROUNDS, 1):
-                again = [
-                    judge(one.spacing, one.plan, times * num_samples, stream) for one in judged[:finalists]
-                ]
-                judged = sorted(again, key=lambda one: one.distance)
-            best = judged[0]
+            best = _search(count, timesteps, judge, num_samples, num_train_timesteps)
             if best.distance == float("inf"):
                 raise FloatingPointError(
                     f"no way to take {count} steps gives samples with a finite distance."
@@ -381,13 +375,56 @@ def _timesteps(
     return power_timesteps(count, end, _EXPONENTS[spacing], len(places))
 
 
+def _search(
+    count: int,
+    timesteps: Callable[[str, float], list[int] | None],
+    judge: Callable[[str, FewStepPlan, int], Candidate],
+    num_samples: int,
+    num_train_timesteps: int,
+) -> Candidate:
+    """Return the best candidate: descents first, then rounds with more samples among the best of them."""
+    found = _descend(
+        count, timesteps, lambda spacing, plan: judge(spacing, plan, num_samples), num_train_timesteps
+    )
+
+    def again(candidates: Sequence[Candidate], times: int) -> list[Candidate]:
+        return [judge(one.spacing, one.plan, times * num_samples) for one in candidates]
+
+    second = again(
+        _best(found, lambda plan: (plan.noise_level, plan.noise_interval), _OF_EACH_NOISE), _SECOND_ROUND
+    )
+    scaled = [
+        one._replace(plan=one.plan._replace(noise_scale=scale))
+        for one in sorted(second, key=_distance)[:_FINALISTS]
+        if any(one.plan.noise_levels()[:-1])
+        for scale in _NOISE_SCALES
+    ]
+    second += again(scaled, _SECOND_ROUND)
+    finalists = _best(second, lambda plan: plan._replace(noise_scale=1.0), 1)[:_FINALISTS]
+    return min(again(finalists, _LAST_ROUND), key=_distance)
+
+
+def _distance(candidate: Candidate) -> float:
+    return candidate.distance
+
+
+def _best(
+    candidates: Sequence[Candidate], kind: Callable[[FewStepPlan], Any], number: int
+) -> list[Candidate]:
+    """Return the best candidates, the very best first, and at most `number` of each kind of plan."""
+    taken: dict[str, list[Candidate]] = {}
+    for one in sorted(candidates, key=_distance):
+        taken.setdefault(repr(kind(one.plan)), []).append(one)
+    return sorted((one for of_kind in taken.values() for one in of_kind[:number]), key=_distance)
+
+
 def _descend(
     count: int,
     timesteps: Callable[[str, float], list[int] | None],
     judge: Callable[[str, FewStepPlan], Candidate],
     num_train_timesteps: int,
 ) -> list[Candidate]:
-    """Return all candidates that descents have tried, one setting changed at a time, the best first."""
+    """Return all candidates that descents have tried, one setting changed at a time."""
     judged: dict[tuple[Any, ...], Candidate] = {}
     lasts = (*_LAST, 1 / count - 1 / num_train_timesteps)
 
@@ -398,23 +435,22 @@ def _descend(
             return float("inf")
         last = num_train_timesteps - 1
         between = None if interval is None else [round(part * last) for part in interval]
-        plan = FewStepPlan(visited, level, between, _NOISE_SCALES[setting[3]] if level else 1.0)
-        # The last step adds none.
-        key = tuple(visited), tuple(plan.noise_levels()[:-1]), plan.noise_scale
+        plan = FewStepPlan(visited, level, between)
+        key = tuple(visited), tuple(plan.noise_levels()[:-1])  # the last step adds none
         if key not in judged:
             judged[key] = judge(spacing, plan)
         return judged[key].distance
 
-    sizes = len(SPACINGS), len(lasts), len(_NOISES), len(_NOISE_SCALES)
+    sizes = len(SPACINGS), len(lasts), len(_NOISES)
     for spacing, last, noise in _STARTS:
-        setting, improved = [SPACINGS.index(spacing), lasts.index(last), _NOISES.index(noise), 0], True
+        setting, improved = [SPACINGS.index(spacing), lasts.index(last), _NOISES.index(noise)], True
         best = distance_of(setting)
         while improved:
             improved = False
-            for which in (1, 2, 0, 3):  # last timestep, noise, spacing, factor of the noise
+            for which in (1, 2, 0):  # last timestep, noise, spacing
                 for value in range(sizes[which]):
                     there = [*setting[:which], value, *setting[which + 1 :]]
                     found = distance_of(there)
                     if found < best:
                         best, setting, improved = found, there, True
-    return sorted(judged.values(), key=lambda one: one.distance)
+    return list(judged.values())
