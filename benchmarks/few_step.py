@@ -59,6 +59,8 @@ MANY = (
     "SDE-DPM++ 2M trailing",
     "UniPC 2",
 )
+# The 250 evaluations of a network are made with so many seeds at most.
+MOST_SEEDS = 3
 _SPACINGS = {
     "linspace": {"timestep_spacing": "linspace"},
     "trailing": {"timestep_spacing": "trailing"},
@@ -153,8 +155,8 @@ def exact_problem(name: str, num_samples: int | None, score_error: float) -> Pro
         disturbed, scheduler, model.sample(200, seeded(10)), batch_size=20_000, generator=seeded(11)
     )
     found = calibrate(
-        disturbed, scheduler, shape, seeded(12), num_steps=(*FEW, 50), batch_size=4000,
-        distance=lambda samples: sliced_wasserstein(samples.float(), train),
+        disturbed, scheduler, shape, seeded(12), num_steps=(*FEW, 50), num_samples=count // 8,
+        batch_size=4000, distance=lambda samples: sliced_wasserstein(samples.float(), train),
     )  # fmt: skip
 
     def few(**options: Any) -> FewStepScheduler:
@@ -333,7 +335,7 @@ def measure(
                 run(name, count, seed)
         on_count(rows)
     if problem.dtype == torch.float32 and 250 not in counts:  # a trained network
-        for seed in tqdm(seeds, desc=f"{problem.name}, DDPM with 250", unit="seed"):
+        for seed in tqdm(seeds[:MOST_SEEDS], desc=f"{problem.name}, DDPM with 250", unit="seed"):
             run("DDPM", 250, seed)
         on_count(rows)
     return rows

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from calibrations import DEFAULT_NUM_STEPS, calibrate_pipeline
+from calibrations import calibrate_pipeline
 from card import write_card
 from config import OneLineErrors
 from ddpm_from_scratch import DDPMFromScratchPipeline
-from ddpm_from_scratch.calibration import Candidate
+from ddpm_from_scratch.calibration import DEFAULT_NUM_STEPS, Candidate
 from ddpm_from_scratch.model_cards import layout_of
-from errors import ConfigError, RunError, say_error
+from errors import ConfigError, exit_status
 from features import BUILT_IN_FEATURES
 from saved import add_data_flags, add_network_flags, data_config, find_processes, load_pipeline_and_data
 from storage import commit_files, disk_errors_named, temporary_folder
@@ -41,8 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"numbers of steps to find settings for; default {' '.join(map(str, DEFAULT_NUM_STEPS))}",
     )  # fmt: skip
     how.add_argument(
-        "--num_samples", type=int, default=500,
-        help="samples that each candidate is judged by; default 500, and up to 16 times as many for the best",
+        "--num_samples", type=int, default=250,
+        help="samples that each candidate is judged by; default 250, and up to 16 times as many for the best",
     )  # fmt: skip
     how.add_argument(
         "--features", default="auto",
@@ -131,15 +131,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Parse the flags, calibrate, and return the exit status: 0, or another with one line on what to mend."""
     args = make_parser().parse_args(argv)
-    try:
-        run(args)
-    except RunError as error:
-        say_error("calibrate.py", error)
-        return error.status
-    except (OSError, ValueError) as error:
-        say_error("calibrate.py", error)
-        return 2
-    return 0
+    return exit_status("calibrate.py", lambda: run(args), OSError, ValueError)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from data import DIGITS_NAME, TrainingData
 from ddpm_from_scratch import DDPMFromScratchPipeline, FewStepScheduler
-from ddpm_from_scratch.calibration import Candidate, calibrate
+from ddpm_from_scratch.calibration import DEFAULT_NUM_STEPS, Candidate, calibrate
 from ddpm_from_scratch.metrics import frechet_distance, projected_wasserstein, unit_directions
 from ddpm_from_scratch.models import sample_shape
 from errors import ConfigError, NonFiniteError, Stopped
@@ -23,7 +23,6 @@ from quality import default_features, sources
 from sampling import count_classes
 from seeds import stream_seed
 
-DEFAULT_NUM_STEPS = (5, 10, 20)
 # Of a larger set, so many training samples are compared with.
 _MOST_COMPARED = 10_000
 
@@ -73,7 +72,7 @@ def calibrate_pipeline(
     data: TrainingData | None,
     *,
     num_steps: Sequence[int] = DEFAULT_NUM_STEPS,
-    num_samples: int = 500,
+    num_samples: int = 250,
     features: str = "auto",
     batch_size: int = 250,
     seed: int = 0,

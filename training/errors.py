@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -47,6 +47,27 @@ class UploadError(RunError):
     """The Hub refused, or cannot be reached; the message says what to do. What was trained is saved."""
 
     status = 5
+
+
+def exit_status(program: str, work: Callable[[], object], *mendable: type[Exception]) -> int:
+    """Do the work of a command and return its exit status; any but 0 comes with one line on what to do.
+
+    Args:
+        program: name of the command.
+        work: what it does.
+        mendable: kinds of exceptions, beside RunError, that the user can mend; their status is 2.
+    """
+    try:
+        work()
+    except RunError as error:
+        say_error(program, error)
+        return error.status
+    except mendable as error:
+        say_error(program, error)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 @contextmanager

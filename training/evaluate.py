@@ -21,7 +21,7 @@ from card import add_likelihood
 from config import BUILT_IN_DATASETS, OneLineErrors, TrainingConfig
 from data import TrainingData, load_training_data
 from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler
-from errors import ConfigError, say_error
+from errors import ConfigError, exit_status
 from features import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL
 from figures import format_results
 from images import DataError
@@ -194,12 +194,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Parse the flags, evaluate, and return the exit status: 0, or 2 with one line on what to mend."""
     args = make_parser().parse_args(argv)
-    try:
-        run(args)
-    except (OSError, ValueError, FloatingPointError) as error:
-        say_error("evaluate.py", error)
-        return 2
-    return 0
+    return exit_status("evaluate.py", lambda: run(args), OSError, ValueError, FloatingPointError)
 
 
 if __name__ == "__main__":

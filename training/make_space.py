@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from config import OneLineErrors
-from errors import ConfigError, RunError, UploadError, hub_errors, say_error
+from errors import ConfigError, UploadError, exit_status, hub_errors
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 TEMPLATE = Path(__file__).resolve().parent / "space"
@@ -210,24 +210,28 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run(args: argparse.Namespace) -> None:
+    """Make the page, and push it if that is asked for.
+
+    Raises:
+        RunError: anything the user can mend.
+    """
+    output_dir = Path(args.output_dir or f"{Path(args.model).resolve().name}-space")
+    make_space(args.model, output_dir, args.num_inference_steps, args.revision, args.token)
+    if args.space_id is None:
+        print(f"saved to {output_dir}; look at it with: python -m http.server --directory {output_dir}")
+        return
+    from ddpm_from_scratch.hub import push_space
+
+    with hub_errors():
+        url = push_space(output_dir, args.space_id, private=args.private, token=args.token)
+    print(f"pushed to {url}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Make the page, and return the exit status; any but 0 comes with one line on what to do."""
     args = make_parser().parse_args(argv)
-    output_dir = Path(args.output_dir or f"{Path(args.model).resolve().name}-space")
-    try:
-        make_space(args.model, output_dir, args.num_inference_steps, args.revision, args.token)
-        if args.space_id is not None:
-            from ddpm_from_scratch.hub import push_space
-
-            with hub_errors():
-                url = push_space(output_dir, args.space_id, private=args.private, token=args.token)
-            print(f"pushed to {url}")
-        else:
-            print(f"saved to {output_dir}; look at it with: python -m http.server --directory {output_dir}")
-    except RunError as error:
-        say_error("make_space.py", error)
-        return error.status
-    return 0
+    return exit_status("make_space.py", lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from config import OneLineErrors
-from errors import ConfigError, RunError, hub_errors, say_error
+from errors import ConfigError, exit_status, hub_errors
 
 
 def publish(
@@ -73,22 +73,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Publish, and return the exit status; any but 0 comes with one line on what to do."""
     args = make_parser().parse_args(argv)
-    try:
-        print(
-            "pushed to",
-            publish(
-                Path(args.folder),
-                args.repo_id,
-                private=args.private,
-                token=args.token,
-                branch=args.branch,
-                tag=args.tag,
-            ),
-        )
-    except RunError as error:
-        say_error("publish.py", error)
-        return error.status
-    return 0
+    folder = Path(args.folder)
+    options = {"private": args.private, "token": args.token, "branch": args.branch, "tag": args.tag}
+    return exit_status("publish.py", lambda: print("pushed to", publish(folder, args.repo_id, **options)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ but 0 comes with one line that says what to do.
 import sys
 
 from config import TrainingConfig, parse_config
-from errors import NonFiniteError, RunError, UploadError, say_error, warn
+from errors import NonFiniteError, UploadError, exit_status, warn
 
 
 def train(config: TrainingConfig) -> None:
@@ -117,14 +117,7 @@ def train(config: TrainingConfig) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Parse the flags, train, and return the exit status; any but 0 comes with one line on what to do."""
     config = parse_config(argv)
-    try:
-        train(config)
-    except RunError as error:
-        say_error("train.py", error)
-        return error.status
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status("train.py", lambda: train(config))
 
 
 if __name__ == "__main__":

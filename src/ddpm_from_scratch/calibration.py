@@ -33,7 +33,7 @@ from .few_step_profile import (
 from .predictions import predict
 from .scheduling_few_step import FewStepScheduler
 
-DEFAULT_NUM_STEPS = (5, 10, 20, 50)
+DEFAULT_NUM_STEPS = (5, 10, 20)
 # Spacing -> the exponent of `power_timesteps`; "equal-error" is the density's.
 _EXPONENTS = {"trailing": 1.0, "between": 1.5, "quadratic": 2.0}
 SPACINGS = (*_EXPONENTS, "equal-error", "tuned")
@@ -243,7 +243,7 @@ def calibrate(
     num_steps: Sequence[int] = DEFAULT_NUM_STEPS,
     distance: Callable[[torch.Tensor], float] | None = None,
     tune: bool | None = None,
-    num_samples: int = 500,
+    num_samples: int = 250,
     batch_size: int = 250,
     class_labels: Sequence[int] | torch.Tensor | None = None,
     guidance_scale: float = 1.0,
@@ -255,8 +255,8 @@ def calibrate(
 
     Without `distance` it is the density of equal errors, from 25 evaluations of 8 samples. With it, also the
     best timesteps and noise for each of `num_steps`: descents over spacing, last timestep and noise, one of
-    them changed at a time; then the best eight are judged again by four times as many samples, and the best
-    three of these by sixteen times as many. All candidates are judged by the same noise.
+    them changed at a time; then the best two of each kind of noise are judged again by four times as many
+    samples, and the best three of all by sixteen times as many. Candidates are judged by the same noise.
 
     Args:
         model: the network, in evaluation mode, on the device of the generator or the CPU.
