@@ -361,6 +361,15 @@ def test_config_goes_to_other_schedulers_and_back(other):
     assert back.config.calibration == calibration and back.config.solver_order == 3
 
 
+def test_ancestral_scheduler_takes_the_config_without_a_word(monkeypatch):
+    said = []
+    monkeypatch.setattr("diffusers.configuration_utils.logger.warning", said.append)
+    calibration = only([999, 500], 0.5)
+    there = DDPMFromScratchScheduler.from_config(FewStepScheduler(calibration=calibration).config)
+    back = FewStepScheduler.from_config(there.config)
+    assert back.config.calibration == calibration and said == []
+
+
 def test_saved_scheduler_keeps_its_calibration(tmp_path):
     FewStepScheduler(calibration=only([999, 500], 0.25)).save_pretrained(tmp_path)
     loaded = FewStepScheduler.from_pretrained(tmp_path)

@@ -58,6 +58,11 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         self._prepared_for: tuple[Any, Any, Any] = (None, None, None)
         self._refresh()
 
+    @classmethod
+    def _get_compatibles(cls) -> list[type]:
+        """Return diffusers' schedulers and this package's: `from_config` passes over their settings."""
+        return [*super()._get_compatibles(), *FromScratchScheduler.__subclasses__()]
+
     def _make_chain(self, device: torch.device, *, same_tables: bool) -> None:
         """Set `_chain` to the chain through `_visited`; the old one will do if nothing has changed."""
         raise NotImplementedError
