@@ -90,30 +90,32 @@ def test_search_finds_the_better_samples(scheduler, generator):
     )  # fmt: skip
     for count in (4, 6):
         of_count = [one for one in tried if len(one.plan.timesteps) == count]
-        first, again, last = (
-            [one for one in of_count if one.num_samples == number] for number in (50, 200, 800)
+        kinds, first, again, last = (
+            [one for one in of_count if one.num_samples == number] for number in (400, 50, 200, 1600)
         )
         best = min(last, key=distance_of)
         assert calibration["steps"][str(count)] == best.plan.entry()
-        # Two of each kind of noise are judged again, then the best of them with less of it.
-        kinds = {noise_of(one) for one in first}
-        expected = {
-            str(one.plan)
-            for kind in kinds
-            for one in sorted((one for one in first if noise_of(one) == kind), key=distance_of)[:2]
-        }
-        unscaled = [one for one in again if one.plan.noise_scale == 1]
-        assert {str(one.plan) for one in unscaled} == expected and len(kinds) >= 4
-        with_noise = [one for one in sorted(unscaled, key=distance_of)[:3] if one.plan.noise_level]
-        scaled = {str(one.plan._replace(noise_scale=s)) for one in with_noise for s in (0.98, 0.95)}
-        assert {str(one.plan) for one in again if one.plan.noise_scale < 1} == scaled
-        # The last are different chains, each with its best factor.
-        chains = {str(one.plan._replace(noise_scale=1.0)) for one in last}
-        assert len(last) == len(chains) == 3
-        assert min(again, key=distance_of).plan in [one.plan for one in last]
-        assert best.distance < 0.95 * first[0].distance
-        assert len(first) == len({str(one.plan) for one in first})
-        assert {one.plan.noise_interval is None for one in first} == {True, False}
+        # The kinds of noise are compared at the same timesteps, and the best two go on.
+        assert len({noise_of(one) for one in kinds}) == len(kinds) >= 5
+        assert len({str(one.plan.timesteps) for one in kinds}) == 1
+        chosen = [noise_of(one) for one in sorted(kinds, key=distance_of)[:2]]
+        assert {noise_of(one) for one in first} == {noise_of(one) for one in last} == set(chosen)
+        for kind, finalist in zip(
+            chosen, sorted(last, key=lambda one: chosen.index(noise_of(one))), strict=True
+        ):
+            of_kind = [one for one in first if noise_of(one) == kind]
+            assert len(of_kind) == len({str(one.plan) for one in of_kind}) >= 8
+            judged_again = [one for one in again if noise_of(one) == kind]
+            # Three chains are judged again, then the best of them with less noise.
+            unscaled = [one for one in judged_again if one.plan.noise_scale == 1]
+            expected = sorted(of_kind, key=distance_of)[:3]
+            assert [str(one.plan) for one in unscaled] == [str(one.plan) for one in expected]
+            plan = min(unscaled, key=distance_of).plan
+            scaled = [str(one.plan) for one in judged_again if one.plan.noise_scale < 1]
+            scales = (0.98, 0.95) if plan.noise_level else ()
+            assert scaled == [str(plan._replace(noise_scale=scale)) for scale in scales]
+            assert finalist.plan == min(judged_again, key=distance_of).plan
+        assert best.distance < 0.95 * kinds[0].distance
     ours = FewStepScheduler.from_config(scheduler.config, calibration=calibration)
     ours.set_timesteps(6)
     assert ours.timesteps.tolist() == calibration["steps"]["6"]["timesteps"]

@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     how.add_argument(
         "--num_samples", type=int, default=250,
-        help="samples that each candidate is judged by; default 250, and up to 16 times as many for the best",
+        help="samples that each candidate is judged by; default 250, and up to 32 times as many for the best",
     )  # fmt: skip
     how.add_argument(
         "--features", default="auto",

@@ -89,7 +89,7 @@ def calibrate_pipeline(
         pipeline: on the device of this process.
         data: what it was trained on; without them only the density of nodes is measured.
         num_steps: numbers of steps to find settings for.
-        num_samples: that a candidate is judged by; the best are judged again, by up to sixteen times as many.
+        num_samples: that a candidate is judged by; the best are judged again, by up to 32 times as many.
         features: see `calibration_features`.
         batch_size: samples of one batch.
         seed: of the samples.

@@ -185,7 +185,7 @@ class TrainingConfig:
         FREE,
     )
     calibration_samples: int = _flag(
-        250, "Samples that --calibrate judges a candidate by; the best by up to 16 times as many.", FREE
+        250, "Samples that --calibrate judges a candidate by; the best by up to 32 times as many.", FREE
     )
     evaluation_features: str = _flag(
         "auto",

@@ -12,7 +12,7 @@ steps and keeps the best.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,18 +40,21 @@ SPACINGS = (*_EXPONENTS, "equal-error", "tuned")
 # Where the chain may end, in parts of T, beside where trailing timesteps do; what it may carry of noise, and
 # between which parts of T; the factor of that noise.
 _LAST = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15)
-_NOISES: tuple[tuple[float, tuple[float, float] | None], ...] = (
+_Noise = tuple[float, tuple[float, float] | None]
+_NOISES: tuple[_Noise, ...] = (
     (0.0, None), (0.5, None), (1.0, None), (1.0, (0.0, 0.6)), (1.0, (0.1, 0.6)), (1.0, (0.2, 0.8)),
 )  # fmt: skip
 _NOISE_SCALES = (0.98, 0.95)
-# Spacing, last timestep and noise that descents begin with: near to what suits most networks, and no noise.
-_STARTS = (("between", 0.06, _NOISES[3]), ("between", 0.03, _NOISES[0]))
+# Spacing and last timestep that the kinds of noise are compared at, and descents begin with.
+_START = ("between", 0.06)
 # Nodes of more steps are not tuned: it costs more, and gains nothing.
 _MOST_TUNED = 10
-# Which noise is best needs more samples than which timesteps: with other noise, other samples are made. So
-# many candidates of each kind are judged again, and then so many of all, by so many times more samples.
-_OF_EACH_NOISE, _FINALISTS = 2, 3
-_SECOND_ROUND, _LAST_ROUND = 4, 16
+# With other noise other samples are made, so kinds of noise need more samples to compare than timesteps
+# with the same noise: so many times more, and so many kinds go on. Then so many chains of each are compared
+# by more samples than a descent takes, and the best ones of all kinds by most.
+_NOISE_ROUND, _KINDS = 8, 2
+_SECOND_ROUND, _OF_EACH_KIND = 4, 3
+_LAST_ROUND = 32
 # Samples that nodes are tuned by, and nodes of the fine solution.
 _TUNED_BY, _FINE = 128, 60
 _DENSITY_EVALUATIONS = 25
@@ -254,9 +257,11 @@ def calibrate(
     """Return the calibration of a network for FewStepScheduler, plain numbers that go into its configuration.
 
     Without `distance` it is the density of equal errors, from 25 evaluations of 8 samples. With it, also the
-    best timesteps and noise for each of `num_steps`: descents over spacing, last timestep and noise, one of
-    them changed at a time; then the best two of each kind of noise are judged again by four times as many
-    samples, and the best three of all by sixteen times as many. Candidates are judged by the same noise.
+    best timesteps and noise for each of `num_steps`. The kinds of noise are compared first, at usual
+    timesteps. For each of the best two a descent changes spacing or last timestep; its best three chains are
+    judged again, and the best of these with less noise, too. Last, one of each kind is compared. Kinds are
+    judged by eight times as many samples as a descent takes, its best by four times as many, the last by 32
+    times as many, all from the same noise.
 
     Args:
         model: the network, in evaluation mode, on the device of the generator or the CPU.
@@ -382,75 +387,70 @@ def _search(
     num_samples: int,
     num_train_timesteps: int,
 ) -> Candidate:
-    """Return the best candidate: descents first, then rounds with more samples among the best of them."""
-    found = _descend(
-        count, timesteps, lambda spacing, plan: judge(spacing, plan, num_samples), num_train_timesteps
-    )
+    """Return the best candidate: first kinds of noise are compared, then timesteps, then factors of noise."""
+    lasts = (*_LAST, 1 / count - 1 / num_train_timesteps)
+    finalists = []
 
-    def again(candidates: Sequence[Candidate], times: int) -> list[Candidate]:
-        return [judge(one.spacing, one.plan, times * num_samples) for one in candidates]
+    def planned(noise: _Noise, spacing: str, last: float) -> FewStepPlan | None:
+        visited, (level, interval) = timesteps(spacing, last), noise
+        end = num_train_timesteps - 1
+        between = None if interval is None else [round(part * end) for part in interval]
+        return None if visited is None else FewStepPlan(visited, level, between)
 
-    second = again(
-        _best(found, lambda plan: (plan.noise_level, plan.noise_interval), _OF_EACH_NOISE), _SECOND_ROUND
-    )
-    scaled = [
-        one._replace(plan=one.plan._replace(noise_scale=scale))
-        for one in sorted(second, key=_distance)[:_FINALISTS]
-        if any(one.plan.noise_levels()[:-1])
-        for scale in _NOISE_SCALES
-    ]
-    second += again(scaled, _SECOND_ROUND)
-    finalists = _best(second, lambda plan: plan._replace(noise_scale=1.0), 1)[:_FINALISTS]
-    return min(again(finalists, _LAST_ROUND), key=_distance)
+    def again(candidates: Iterable[Candidate], scale: float) -> list[Candidate]:
+        plans = [(one.spacing, one.plan._replace(noise_scale=scale)) for one in candidates]
+        return [judge(spacing, plan, _SECOND_ROUND * num_samples) for spacing, plan in plans]
+
+    kinds: dict[tuple[float, ...], tuple[float, _Noise]] = {}
+    for noise in _NOISES:
+        plan = planned(noise, *_START)
+        assert plan is not None  # only tuned timesteps may be missing
+        levels = tuple(plan.noise_levels()[:-1])  # the last step adds none, so kinds may be the same
+        if levels not in kinds:
+            kinds[levels] = judge(_START[0], plan, _NOISE_ROUND * num_samples).distance, noise
+    for _, noise in sorted(kinds.values(), key=lambda kind: kind[0])[:_KINDS]:
+        found = _descend(
+            functools.partial(planned, noise),
+            lambda spacing, plan: judge(spacing, plan, num_samples),
+            lasts,
+        )
+        second = again(sorted(found, key=_distance)[:_OF_EACH_KIND], 1.0)
+        best = min(second, key=_distance)
+        if any(best.plan.noise_levels()[:-1]):
+            second += [scaled for scale in _NOISE_SCALES for scaled in again([best], scale)]
+        finalists.append(min(second, key=_distance))
+    return min((judge(one.spacing, one.plan, _LAST_ROUND * num_samples) for one in finalists), key=_distance)
 
 
 def _distance(candidate: Candidate) -> float:
     return candidate.distance
 
 
-def _best(
-    candidates: Sequence[Candidate], kind: Callable[[FewStepPlan], Any], number: int
-) -> list[Candidate]:
-    """Return the best candidates, the very best first, and at most `number` of each kind of plan."""
-    taken: dict[str, list[Candidate]] = {}
-    for one in sorted(candidates, key=_distance):
-        taken.setdefault(repr(kind(one.plan)), []).append(one)
-    return sorted((one for of_kind in taken.values() for one in of_kind[:number]), key=_distance)
-
-
 def _descend(
-    count: int,
-    timesteps: Callable[[str, float], list[int] | None],
+    planned: Callable[[str, float], FewStepPlan | None],
     judge: Callable[[str, FewStepPlan], Candidate],
-    num_train_timesteps: int,
+    lasts: Sequence[float],
 ) -> list[Candidate]:
-    """Return all candidates that descents have tried, one setting changed at a time."""
-    judged: dict[tuple[Any, ...], Candidate] = {}
-    lasts = (*_LAST, 1 / count - 1 / num_train_timesteps)
+    """Return all candidates that a descent has tried, spacing or last timestep changed at a time."""
+    judged: dict[tuple[int, ...], Candidate] = {}
 
-    def distance_of(setting: Sequence[int]) -> float:
-        spacing, (level, interval) = SPACINGS[setting[0]], _NOISES[setting[2]]
-        visited = timesteps(spacing, lasts[setting[1]])
-        if visited is None:
+    def distance_of(spacing: str, last: float) -> float:
+        plan = planned(spacing, last)
+        if plan is None:
             return float("inf")
-        last = num_train_timesteps - 1
-        between = None if interval is None else [round(part * last) for part in interval]
-        plan = FewStepPlan(visited, level, between)
-        key = tuple(visited), tuple(plan.noise_levels()[:-1])  # the last step adds none
+        key = tuple(plan.timesteps)
         if key not in judged:
             judged[key] = judge(spacing, plan)
         return judged[key].distance
 
-    sizes = len(SPACINGS), len(lasts), len(_NOISES)
-    for spacing, last, noise in _STARTS:
-        setting, improved = [SPACINGS.index(spacing), lasts.index(last), _NOISES.index(noise)], True
-        best = distance_of(setting)
-        while improved:
-            improved = False
-            for which in (1, 2, 0):  # last timestep, noise, spacing
-                for value in range(sizes[which]):
-                    there = [*setting[:which], value, *setting[which + 1 :]]
-                    found = distance_of(there)
-                    if found < best:
-                        best, setting, improved = found, there, True
+    (spacing, last), improved = _START, True
+    best = distance_of(spacing, last)
+    while improved:
+        improved = False
+        for other in lasts:
+            if distance_of(spacing, other) < best:
+                best, last, improved = distance_of(spacing, other), other, True
+        for different in SPACINGS:
+            if distance_of(different, last) < best:
+                best, spacing, improved = distance_of(different, last), different, True
     return list(judged.values())
