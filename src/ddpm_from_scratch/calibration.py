@@ -53,7 +53,7 @@ _MOST_TUNED = 10
 # with the same noise: so many times more, and so many kinds go on. Then so many chains of each are compared
 # by more samples than a descent takes, and the best ones of all kinds by most.
 _NOISE_ROUND, _KINDS = 8, 2
-_SECOND_ROUND, _OF_EACH_KIND = 4, 3
+_SECOND_ROUND, _OF_EACH_KIND = 4, 6
 _LAST_ROUND = 32
 # Samples that nodes are tuned by, and nodes of the fine solution.
 _TUNED_BY, _FINE = 128, 60
@@ -258,7 +258,7 @@ def calibrate(
 
     Without `distance` it is the density of equal errors, from 25 evaluations of 8 samples. With it, also the
     best timesteps and noise for each of `num_steps`. The kinds of noise are compared first, at usual
-    timesteps. For each of the best two a descent changes spacing or last timestep; its best three chains are
+    timesteps. For each of the best two a descent changes spacing or last timestep; its best six chains are
     judged again, and the best of these with less noise, too. Last, one of each kind is compared. Kinds are
     judged by eight times as many samples as a descent takes, its best by four times as many, the last by 32
     times as many, all from the same noise.
