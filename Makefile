@@ -5,10 +5,17 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-oldest lint format install clean
+.PHONY: train test test-oldest lesson lint format install clean
 
 train: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(CORES) training/train.py --config training/configs/digits.yaml --overwrite_output_dir
+
+# Trains the Swiss roll and makes the lesson from it: texts, pictures, page and notebook.
+lesson: $(INSTALLED)
+	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(CORES) training/train.py --config training/configs/swiss_roll.yaml --overwrite_output_dir
+	$(BIN)/python lesson/illustrations.py runs/swiss_roll
+	$(BIN)/python lesson/build.py runs/swiss_roll
+	$(BIN)/jupyter execute --inplace lesson/21-ddpm-2d.ipynb
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

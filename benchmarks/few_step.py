@@ -43,7 +43,7 @@ from ddpm_from_scratch.metrics import (  # noqa: E402
 )
 from ddpm_from_scratch.plots import quality_chart  # noqa: E402
 from ddpm_from_scratch.residuals import residual_curve  # noqa: E402
-from exact import digit_means, exact_scheduler, narrow_mixture, seeded  # noqa: E402
+from exact import exact_mixture, exact_scheduler, seeded  # noqa: E402
 from features import load_digit_classifier, train_classifier  # noqa: E402
 from pictures import glyphs  # noqa: E402
 
@@ -127,26 +127,19 @@ class Problem:
 def exact_problem(name: str, num_samples: int | None, score_error: float) -> Problem:
     """Return a problem with an exact score: "spiral" in 2 dimensions or "digits" in 64."""
     scheduler = exact_scheduler()
-    if name == "spiral":
-        fraction = torch.linspace(0, 1, 200, dtype=torch.float64)
-        angle = 1.5 * torch.pi * (1 + 1.8 * fraction.sqrt())
-        means = torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1)
-        means, std, count = (means - means.mean(0)) / means.std(), 0.02, 20_000
-    else:
-        means, std, count = digit_means(), 0.1, 4000
-    count = num_samples or count
-    model = narrow_mixture(means, std, scheduler)
-    disturbance = _score_error(means.shape[1], score_error)
+    count = num_samples or (20_000 if name == "spiral" else 4000)
+    model = exact_mixture(name, scheduler)
+    shape = (len(model.centre),)
+    disturbance = _score_error(*shape, score_error)
 
     def disturbed(sample: torch.Tensor, timestep: Any) -> SimpleNamespace:
         alpha_prod = scheduler.alphas_cumprod[torch.as_tensor(timestep).long().reshape(-1, 1)]
         return SimpleNamespace(sample=model(sample, timestep).sample + disturbance(sample, alpha_prod))
 
     # Projected once: it is compared with every set of samples.
-    directions = unit_directions(means.shape[1]).float()
+    directions = unit_directions(*shape).float()
     reference = model.sample(20_000, seeded(7)).float() @ directions
     train = model.sample(4000, seeded(8)).float()
-    shape = (means.shape[1],)
     density, tuned = (
         calibrate(disturbed, scheduler, shape, seeded(9), num_steps=(5, 10), tune=tune, progress_bar=False)
         for tune in (False, True)

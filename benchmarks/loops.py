@@ -120,7 +120,7 @@ class Ours:
 
     def __init__(self, network: dict[str, Any], config: TrainingConfig):
         self.accelerator = fresh_accelerator(config.mixed_precision)
-        data = load_training_data(config, network["sample_size"], network["in_channels"])
+        data = load_training_data(config, network.get("sample_size"), network.get("in_channels"))
         self.trainer = Trainer(config, network, data, self.accelerator)
         self.network, self.scheduler = self.trainer.network, self.trainer.scheduler
 

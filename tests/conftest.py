@@ -1,7 +1,9 @@
 """Shared by all tests: the scripts of training/ are importable, and nothing reaches the network."""
 
+import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +14,14 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / name) for name in ("training", "benchmarks", "docs")]
+sys.path[:0] = [str(ROOT / name) for name in ("training", "benchmarks", "docs", "lesson")]
 
 import pytest  # noqa: E402
+import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
 
 import runs  # noqa: E402
+from ddpm_from_scratch import DDPMFromScratchPipeline, FewStepScheduler, build_model  # noqa: E402
 from forks import Forks  # noqa: E402
 from loopback_hub import TOKEN, LoopbackHub  # noqa: E402
 
@@ -142,3 +146,13 @@ def tiny_dinov2(tmp_path):
     torch.manual_seed(0)
     model = transformers.Dinov2Model(transformers.Dinov2Config(**TINY_TRANSFORMER))
     return save_vision_model(tmp_path / "dinov2-tiny", model, DINOV2_PROCESSOR)
+
+
+@pytest.fixture(scope="session")
+def pipeline_of_the_page():
+    """The pipeline that lesson/index.html was built from: its network and scheduler are in it."""
+    text = (ROOT / "lesson" / "index.html").read_text()
+    stored = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', text, flags=re.S)[1])
+    network = build_model(stored["config"])
+    network.load_state_dict(safetensors.torch.load(base64.b64decode(stored["weights"])))
+    return DDPMFromScratchPipeline(network.eval(), FewStepScheduler.from_config(stored["scheduler"]))

@@ -16,6 +16,7 @@ LEVELS = {
     "timestep_spacing": 1,
     "timestep_samplers": 1,
     "plots": 2,
+    "animations": 3,
     "variational_bound": 2,
     "toy_data": 2,
     "forward_process": 2,

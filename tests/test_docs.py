@@ -86,3 +86,10 @@ def test_samplers_are_drawn_side_by_side(tiny_run, tmp_path):
     make_images.few_steps(tiny_run, tmp_path / "few_steps.png", num_steps=(2, 3), num_images=4)
     with Image.open(tmp_path / "few_steps.png") as picture:
         assert min(picture.size) > 300
+
+
+def test_the_example_of_other_data_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "other_data.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "docs/other_data.md", "exec"), names)
+    assert names["samples"].shape == (2, 8, 8)

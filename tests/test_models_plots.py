@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 
 from ddpm_from_scratch import MODEL_CONFIGS, build_model, load_model_config, model_config, plots
+from ddpm_from_scratch.animations import animate_points
 from ddpm_from_scratch.toy_data import swiss_roll
 
 PARAMETERS = {
@@ -13,7 +15,7 @@ PARAMETERS = {
     "small-32": 6_472_195,
     "ddpm-cifar10": 35_746_307,
     "ddpm-256": 113_673_219,
-    "points": 166_786,
+    "points": 42_434,
     "tiny": 44_969,
 }
 
@@ -106,3 +108,60 @@ def test_charts_are_written(tmp_path):
         plots.quality_chart({"ours": {5: 1.2}}, "sliced W2", tmp_path / "x.png", highlight=2)
     with pytest.raises(ValueError, match="one loss for each step"):
         plots.loss_curve([1], [], tmp_path / "x.png")
+
+
+def test_trajectories_signal_left_and_score_field_are_drawn(tmp_path, generator):
+    paths = torch.randn(5, 7, 2, generator=generator).numpy()
+    plots.trajectories(paths, tmp_path / "paths.png", swiss_roll(50, generator).numpy())
+    tables = {"even": torch.linspace(0.999, 0.001, 100), "late": torch.linspace(0.999, 0.001, 50).sqrt()}
+    plots.signal_left(tables, tmp_path / "left.png")
+    asked = []
+
+    def score(points):
+        asked.append(points)
+        return -points
+
+    plots.score_field(score, tmp_path / "score.png", lambda points: -points.square().sum(1), num_arrows=6)
+    (grid,) = asked
+    assert grid.shape == (36, 2) and float(grid.abs().max()) < 3
+    torch.testing.assert_close(grid.mean(0), torch.zeros(2), rtol=0, atol=1e-6)
+    for name in ("paths", "left", "score"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 300 and len(picture.convert("RGB").getcolors(1 << 24)) > 50
+
+
+def test_animation_has_a_frame_for_each_time(tmp_path, generator):
+    frames = torch.randn(4, 30, 2, generator=generator).numpy()
+    animate_points(frames, tmp_path / "a.gif", [f"t = {t}" for t in range(4)], hold=1, size=2)
+    with Image.open(tmp_path / "a.gif") as picture:
+        assert picture.n_frames == 4
+        shown = []
+        for index in range(4):
+            picture.seek(index)
+            shown.append(np.asarray(picture.convert("RGB"), dtype=int))
+    assert all(abs(first - second).max() > 100 for first, second in zip(shown, shown[1:], strict=False))
+
+
+def test_animation_as_mp4(tmp_path, generator, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)  # imageio-ffmpeg has one
+    animate_points(torch.randn(3, 30, 2, generator=generator).numpy(), tmp_path / "a.mp4", hold=1, size=2)
+    assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ValueError, match="ffmpeg is needed: install it"):
+        animate_points(np.zeros((2, 3, 2)), tmp_path / "b.mp4")
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda path: plots.trajectories(np.zeros((3, 2)), path), r"must be \(F, N, 2\)"),
+        (lambda path: plots.signal_left({}, path), "got 0 schedules"),
+        (lambda path: animate_points(np.zeros((0, 3, 2)), path), r"must be \(F, N, 2\) with F > 0"),
+        (lambda path: animate_points(np.zeros((2, 3, 2)), path, ["one"]), "1 titles for 2 frames"),
+        (lambda path: animate_points(np.zeros((2, 3, 2)), path.with_suffix(".avi")), "is .gif or .mp4"),
+    ],
+)
+def test_pictures_of_nothing_are_refused(draw, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        draw(tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())

@@ -96,7 +96,7 @@ def make_space(
         "null_label": pipeline.config.null_class_label,
         # As the network has it, defaults included, which its file may lack.
         "config": json.loads(network.to_json_string()) | {"_name_or_path": None},
-        "steps": _steps(pipeline.scheduler, num_inference_steps),
+        "steps": chain_steps(pipeline.scheduler, num_inference_steps),
     }
     output_dir.mkdir(parents=True, exist_ok=True)
     for name in ("index.html", "network.js", "page.js"):
@@ -150,7 +150,7 @@ def _require_readable(path: Path, network: Any) -> None:
         )
 
 
-def _steps(scheduler: Any, num_inference_steps: int | None) -> list[dict[str, Any]]:
+def chain_steps(scheduler: Any, num_inference_steps: int | None) -> list[dict[str, Any]]:
     """Return the coefficients of every step: of x_0 from sample and output, then of the next sample.
 
     Raises:

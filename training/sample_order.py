@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -76,13 +77,21 @@ class PositionDataset(Dataset):
         self.num_samples = len(samples)
         self._epoch, self._order = -1, torch.empty(0)
 
-    def index_at(self, position: int) -> int:
-        """Return which sample stands at a position of the sequence."""
-        epoch, offset = divmod(position, self.num_samples)
+    def _order_of(self, epoch: int) -> torch.Tensor:
+        """Return the order of an epoch; that of the last one asked for is kept."""
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
             self._epoch, self._order = epoch, torch.randperm(self.num_samples, generator=generator)
-        return int(self._order[offset])
+        return self._order
+
+    def indices_at(self, positions: Sequence[int]) -> list[int]:
+        """Return which samples stand at positions of the sequence."""
+        epochs, offsets = np.divmod(np.asarray(positions), self.num_samples)
+        indices = np.empty(len(offsets), dtype=np.int64)
+        for epoch in np.unique(epochs):
+            there = epochs == epoch
+            indices[there] = self._order_of(int(epoch)).numpy()[offsets[there]]
+        return indices.tolist()
 
     def __getitems__(self, positions: list[int]) -> Batch:
         """Return the batch of some positions; "problems" lists the images that cannot be read.
@@ -90,8 +99,7 @@ class PositionDataset(Dataset):
         In place of such an image stands the next one of the data set that can.
         """
         problems: list[str] = []
-        wanted = [self.index_at(position) for position in positions]
-        samples, indices = self._cropped(wanted, positions, problems)
+        samples, indices = self._cropped(self.indices_at(positions), positions, problems)
         if self.augmentation is not None:
             samples = self.augmentation.flip(samples, positions)
         batch: Batch = {"samples": samples, "problems": problems}

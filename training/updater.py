@@ -71,7 +71,8 @@ class Updater:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         if not skip:
-            self.optimizer.step()
+            # Without a scaler Accelerate's wrapper adds only a search of the file system for a package.
+            (self.optimizer if scaler is not None else self.optimizer.optimizer).step()
         elif scaler is not None:
             # What a scaler does after a step that it skipped: it lowers the loss scale.
             scaler.update(scaler.get_scale() * scaler.get_backoff_factor())

@@ -1,6 +1,9 @@
-"""Pictures: sample grids, loss curves, point clouds. matplotlib is imported where it draws, not before."""
+"""Pictures: sample grids, curves, point clouds, score fields. matplotlib is imported where it draws.
 
-from collections.abc import Sequence
+What moves is in `animations.py`.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,121 @@ def point_sets(points: dict[str, np.ndarray], path: str | Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def trajectories(paths: np.ndarray, path: str | Path, reference: np.ndarray | None = None) -> None:
+    """Save the ways of 2-D points as PNG: a line for each, a ring where it starts, a dot where it ends.
+
+    Args:
+        paths: the points at each time, shape (F, N, 2); what a pipeline returns as `trajectory`.
+        path: of the picture.
+        reference: points to draw under them, shape (M, 2).
+
+    Raises:
+        ValueError: paths that are not (F, N, 2).
+    """
+    if paths.ndim != 3 or paths.shape[2] != 2:
+        raise ValueError(f"paths have shape {paths.shape}, but must be (F, N, 2).")
+    figure, axes = _new_figure(4.8, 4.8)
+    if reference is not None:
+        axes.scatter(*reference.T, s=4, color=COLOURS[5], alpha=0.4, linewidths=0, label="data")
+    axes.plot(paths[..., 0], paths[..., 1], color=COLOURS[0], alpha=0.5, linewidth=0.7)
+    look: dict[str, Any] = {"s": 12, "facecolors": "none", "edgecolors": COLOURS[6], "linewidths": 0.7}
+    axes.scatter(*paths[0].T, label="start", **look)
+    axes.scatter(*paths[-1].T, s=12, color=COLOURS[1], linewidths=0, label="end", zorder=3)
+    axes.set_aspect("equal")
+    axes.set_xlabel("first coordinate")
+    axes.set_ylabel("second coordinate")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def score_field(
+    score: Callable[[torch.Tensor], torch.Tensor],
+    path: str | Path,
+    log_prob: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    half_width: float = 3.0,
+    num_arrows: int = 22,
+    title: str = "",
+) -> None:
+    """Save the score of a density in the plane as arrows, over the density where it is given, as PNG.
+
+    The arrows of a score differ in length by orders of magnitude: each is drawn with the length
+    |s| / (1 + |s|), so that those of weak scores can be seen.
+
+    Args:
+        score: maps points (N, 2), float32, to grad log p, same shape.
+        path: of the picture.
+        log_prob: maps points to log p, shape (N,).
+        half_width: of the square that is drawn, around the origin.
+        num_arrows: in a row.
+        title: above the picture.
+    """
+
+    def grid(size: int) -> torch.Tensor:
+        side = half_width * (2 * torch.arange(size, dtype=torch.float32) + 1 - size) / size
+        return torch.cartesian_prod(side, side)
+
+    figure, axes = _new_figure(5.4, 4.8)
+    if log_prob is not None:
+        density = torch.exp(log_prob(grid(200))).reshape(200, 200).T
+        shown = axes.imshow(
+            density.detach().numpy(), origin="lower", extent=[-half_width, half_width] * 2, cmap="cividis"
+        )
+        figure.colorbar(shown, ax=axes, label="density p(x)", shrink=0.8)
+    points = grid(num_arrows)
+    arrows = score(points).detach()
+    arrows = arrows / (1 + arrows.norm(dim=1, keepdim=True))
+    colour = "white" if log_prob is not None else COLOURS[0]
+    cell = 2 * half_width / num_arrows
+    axes.quiver(
+        *points.T.numpy(), *(arrows * cell).T.numpy(), angles="xy", scale_units="xy", scale=1, color=colour,
+        width=0.003,
+    )  # fmt: skip
+    axes.set_aspect("equal")
+    axes.set_xlim(-half_width, half_width)
+    axes.set_ylim(-half_width, half_width)
+    axes.set_xlabel("first coordinate")
+    axes.set_ylabel("second coordinate")
+    axes.set_title(title)
+    figure.savefig(path, dpi=120)
+
+
+def _check_schedules(alphas_cumprod: dict[str, torch.Tensor]) -> None:
+    if not 0 < len(alphas_cumprod) <= len(COLOURS):
+        raise ValueError(f"got {len(alphas_cumprod)} schedules, but 1 to {len(COLOURS)} can be told apart.")
+
+
+def signal_left(
+    alphas_cumprod: dict[str, torch.Tensor], path: str | Path, marks: Sequence[float] = (0.25, 0.5, 0.75)
+) -> None:
+    """Save how much of x_t's variance is signal, alpha-bar, and how much noise, by t, as PNG.
+
+    One panel for each schedule, with the values at some times written into it.
+
+    Args:
+        alphas_cumprod: name -> alpha-bar, shape (T,).
+        path: of the picture.
+        marks: times (t + 1) / T in (0, 1] whose value is written.
+
+    Raises:
+        ValueError: no schedule, or more than there are colours.
+    """
+    _check_schedules(alphas_cumprod)
+    figure, panels = _new_figure(2.9 * len(alphas_cumprod), 2.9, columns=len(alphas_cumprod))
+    for axes, (name, table) in zip(np.atleast_1d(panels), alphas_cumprod.items(), strict=True):
+        alpha_bar = table.double().numpy()
+        time = (np.arange(len(alpha_bar)) + 1) / len(alpha_bar)
+        axes.fill_between(time, alpha_bar, color=COLOURS[0], linewidth=0, label="signal")
+        axes.fill_between(time, alpha_bar, 1, color=COLOURS[4], alpha=0.6, linewidth=0, label="noise")
+        for mark in marks:
+            value = alpha_bar[max(round(mark * len(alpha_bar)) - 1, 0)]
+            axes.plot([mark], [value], marker="o", color=COLOURS[6], markersize=4)
+            axes.annotate(f"{value:.3f}", (mark, value), (4, 4), textcoords="offset points", fontsize=8)
+        axes.set(xlim=(0, 1), ylim=(0, 1), title=name, xlabel="time (t + 1) / T")
+    np.atleast_1d(panels)[0].set_ylabel("share of the variance of x_t")
+    np.atleast_1d(panels)[0].legend(frameon=True, fontsize=8, loc="upper right")
+    figure.savefig(path, dpi=120)
+
+
 def schedule_chart(alphas_cumprod: dict[str, torch.Tensor], path: str | Path) -> None:
     """Save a chart of alpha-bar, SNR and posterior variance over time, one line for each schedule, as PNG.
 
@@ -174,8 +292,7 @@ def schedule_chart(alphas_cumprod: dict[str, torch.Tensor], path: str | Path) ->
     Raises:
         ValueError: no schedule, or more than there are colours.
     """
-    if not 0 < len(alphas_cumprod) <= len(COLOURS):
-        raise ValueError(f"got {len(alphas_cumprod)} schedules, but 1 to {len(COLOURS)} can be told apart.")
+    _check_schedules(alphas_cumprod)
     figure, panels = _new_figure(12.6, 3.9, columns=3)
     for (name, table), colour, style in zip(alphas_cumprod.items(), COLOURS, ("-", "--") * 4, strict=False):
         alpha_bar = table.double()

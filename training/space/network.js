@@ -1,5 +1,5 @@
 // The networks of diffusers that a page can run, in plain JavaScript: UNet2DModel for images, PointDenoiser for
-// points. One sample at a time; an image is {channels, height, width, data}, a vector a Float32Array.
+// points. One image at a time, {channels, height, width, data}; of points as many as there are in a Float32Array.
 
 const NORM_OF_POINTS = 1e-5; // of torch's LayerNorm
 
@@ -25,14 +25,50 @@ const image = (channels, height, width) => ({
   channels, height, width, data: new Float32Array(channels * height * width),
 });
 
-const silu = (values) => values.map((value) => value / (1 + Math.exp(-value)));
+function silu(values) {
+  const output = new Float32Array(values.length);
+  for (let i = 0; i < values.length; i++) output[i] = values[i] / (1 + Math.exp(-values[i]));
+  return output;
+}
 
+/** Add a second input, or one row of it to every row of the first. */
+function add(first, second) {
+  const output = new Float32Array(first.length);
+  for (let row = 0; row < first.length; row += second.length) {
+    for (let i = 0; i < second.length; i++) output[row + i] = first[row + i] + second[i];
+  }
+  return output;
+}
+
+/** Apply a linear layer to every row of the input. */
 function linear(input, { shape: [outputs, inputs], data }, bias) {
-  const output = new Float32Array(outputs);
-  for (let o = 0; o < outputs; o++) {
-    let sum = bias ? bias.data[o] : 0;
-    for (let i = 0; i < inputs; i++) sum += data[o * inputs + i] * input[i];
-    output[o] = sum;
+  const rows = input.length / inputs;
+  const output = new Float32Array(rows * outputs);
+  let row = 0;
+  for (; row + 3 < rows; row += 4) { // four at once: a weight is read once for all of them
+    const [r0, r1, r2, r3] = [row * inputs, (row + 1) * inputs, (row + 2) * inputs, (row + 3) * inputs];
+    for (let o = 0; o < outputs; o++) {
+      let [s0, s1, s2, s3] = [0, 0, 0, 0];
+      for (let i = 0, w = o * inputs; i < inputs; i++, w++) {
+        const weight = data[w];
+        s0 += weight * input[r0 + i];
+        s1 += weight * input[r1 + i];
+        s2 += weight * input[r2 + i];
+        s3 += weight * input[r3 + i];
+      }
+      const first = bias ? bias.data[o] : 0;
+      output[row * outputs + o] = first + s0;
+      output[(row + 1) * outputs + o] = first + s1;
+      output[(row + 2) * outputs + o] = first + s2;
+      output[(row + 3) * outputs + o] = first + s3;
+    }
+  }
+  for (; row < rows; row++) {
+    for (let o = 0; o < outputs; o++) {
+      let sum = bias ? bias.data[o] : 0;
+      for (let i = 0; i < inputs; i++) sum += data[o * inputs + i] * input[row * inputs + i];
+      output[row * outputs + o] = sum;
+    }
   }
   return output;
 }
@@ -107,11 +143,22 @@ function groupNorm(input, groups, epsilon, weight, bias) {
   return output;
 }
 
+/** Normalise every row of the input. */
 function layerNorm(input, weight, bias) {
-  const mean = input.reduce((sum, value) => sum + value, 0) / input.length;
-  const variance = input.reduce((sum, value) => sum + (value - mean) ** 2, 0) / input.length;
-  const scale = 1 / Math.sqrt(variance + NORM_OF_POINTS);
-  return input.map((value, index) => (value - mean) * scale * weight.data[index] + bias.data[index]);
+  const size = weight.data.length;
+  const output = new Float32Array(input.length);
+  for (let first = 0; first < input.length; first += size) {
+    let mean = 0;
+    for (let i = 0; i < size; i++) mean += input[first + i];
+    mean /= size;
+    let variance = 0;
+    for (let i = 0; i < size; i++) variance += (input[first + i] - mean) ** 2;
+    const scale = 1 / Math.sqrt(variance / size + NORM_OF_POINTS);
+    for (let i = 0; i < size; i++) {
+      output[first + i] = (input[first + i] - mean) * scale * weight.data[i] + bias.data[i];
+    }
+  }
+  return output;
 }
 
 function concatenate(first, second) {
@@ -146,7 +193,7 @@ function embedTimestep(timestep, dimension, cosineFirst, shift) {
 
 // ---- networks
 
-/** A network as one function of (sample, timestep, label), with its configuration and weights. */
+/** A network as one function of (sample, timestep, label), with its configuration and weights; points may be many. */
 export function makeNetwork(config, weights) {
   const kinds = { UNet2DModel: unet, PointDenoiser: pointDenoiser };
   const get = (name) => {
@@ -276,10 +323,9 @@ function sides(config) {
 function pointDenoiser(config, get) {
   const apply = (name, input) => linear(input, get(`${name}.weight`), get(`${name}.bias`));
   const norm = (name, input) => layerNorm(input, get(`${name}.weight`), get(`${name}.bias`));
-  const add = (first, second) => first.map((value, index) => value + second[index]);
-  return (sample, timestep) => {
+  return (samples, timestep) => {
     const time = silu(apply("embed_time.0", embedTimestep(timestep, config.hidden_size, false, 1)));
-    let hidden = apply("embed_sample", sample);
+    let hidden = apply("embed_sample", samples);
     for (let block = 0; block < config.num_blocks; block++) {
       const name = `blocks.${block}`;
       const inner = apply(`${name}.inner`, norm(`${name}.norm`, hidden));

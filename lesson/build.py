@@ -1,0 +1,253 @@
+"""The lesson from a trained network: `python lesson/build.py [runs/swiss_roll]`.
+
+Computes all figures, and writes errata.md and lesson.md from lesson/text/ and index.html, the page, from
+lesson/page/. The page needs no other file and no network: weights, chains, data and pictures are in it.
+"""
+
+import argparse
+import base64
+import io
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment, StrictUndefined
+
+HERE = Path(__file__).resolve().parent
+for folder in ("benchmarks", "training"):
+    sys.path.insert(0, str(HERE.parent / folder))
+
+import claims  # noqa: E402
+import errata  # noqa: E402
+import worked  # noqa: E402
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler  # noqa: E402
+from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
+from ddpm_from_scratch.plots import COLOURS  # noqa: E402
+from ddpm_from_scratch.toy_data import POINT_DATASETS, swiss_roll  # noqa: E402
+from exact import seeded  # noqa: E402
+from illustrations import NAMES  # noqa: E402
+from make_space import WEIGHTS, chain_steps  # noqa: E402
+
+TEXTS = ("errata.md", "lesson.md")
+TABS = {
+    "forward": "Forward",
+    "reverse": "Reverse",
+    "score": "Score",
+    "schedules": "Schedules",
+    "errata": "Errata",
+}
+SAMPLERS = {"few_step": "few-step", "ddim": "DDIM", "ddpm": "DDPM"}
+_STEPS = {
+    "few_step": (5, 10, 20, 50),
+    "ddim": (5, 10, 20, 50, 100),
+    "ddpm": (10, 20, 50, 100, 250, 1000),
+}
+_TOTALS = (50, 100, 200, 500, 1000, 4000)
+_POINTS, _POINT_UNIT = 2000, 4 / 32767
+Figures = dict[str, dict[str, float]]
+
+
+def chain_of(pipeline: DDPMFromScratchPipeline, sampler: str) -> Any:
+    """Return the scheduler of a sampler's name for the process of a pipeline."""
+    config = pipeline.scheduler.config
+    if sampler == "ddpm":
+        return DDPMFromScratchScheduler.from_config(config, timestep_spacing="trailing")
+    if sampler == "ddim":
+        return FewStepScheduler.from_config(
+            config, calibration={}, solver_order=1, noise_level=0.0, use_corrector=False
+        )
+    return FewStepScheduler.from_config(config)
+
+
+def sample(pipeline: DDPMFromScratchPipeline, sampler: str, num_steps: int, count: int) -> torch.Tensor:
+    """Return points that a sampler makes with the pipeline's network."""
+    pipeline = DDPMFromScratchPipeline(pipeline.unet, chain_of(pipeline, sampler))
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        batch_size=count, generator=seeded(0), num_inference_steps=num_steps, output_type="pt"
+    ).images
+    return images
+
+
+def quality(pipeline: DDPMFromScratchPipeline) -> dict[str, float]:
+    """Return sliced W2 of samples over the floor, that of fresh data, for two numbers of points."""
+    found = {}
+    for count in (2000, 10_000):
+        reference = swiss_roll(count, seeded(100))
+        floor = sum(sliced_wasserstein(swiss_roll(count, seeded(101 + i)), reference) for i in range(3)) / 3
+        for sampler, steps in (("few_step", 10), ("ddpm", 1000)):
+            points = sample(pipeline, sampler, steps, count)
+            found[f"{sampler}_{count}"] = sliced_wasserstein(points, reference) / floor
+    return found
+
+
+def known_figures() -> Figures:
+    """Return all figures that no trained network is needed for, by the function that computes them."""
+    functions = (*errata.DEMONSTRATIONS, *claims.CLAIMS)
+    found = {function.__name__: function() for function in functions}
+    short = {"left": worked.signal_left, "one_step": worked.one_step, "five": worked.five_steps}
+    short |= {"jump": worked.jump, "training": worked.training_step, "reverse": worked.reverse_step}
+    return found | {name: function() for name, function in short.items()}
+
+
+def render_text(name: str, figures: Figures) -> str:
+    """Return a text of lesson/text/ with the figures in it; a figure that is not known raises."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters |= {
+        "digits": lambda value, count: f"{value:.{count}g}",
+        "fixed": lambda value, count: f"{value:.{count}f}",
+        # What should be 0 is rounding, which differs from machine to machine.
+        "under": lambda value: f"less than 1e{max(math.floor(math.log10(abs(value) + 1e-30)) + 2, -12)}",
+    }
+    written = environment.from_string((HERE / "text" / name).read_text()).render(**figures)
+    return f"<!-- Written by `python lesson/build.py`; edit lesson/text/{name}. -->\n\n{written}"
+
+
+def _to_html(text: str) -> str:
+    """Return Markdown as HTML, with formulas in MathML."""
+    from latex2mathml.converter import convert
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+    def formula(source: str, options: dict[str, Any]) -> str:
+        return convert(source, display="block" if options["display_mode"] else "inline")
+
+    markdown = MarkdownIt("commonmark").enable("table").use(dollarmath_plugin, renderer=formula)
+    return markdown.render(text)
+
+
+def _inlined(path: Path) -> str:
+    """Return a picture as the address of its own content, in WebP; of an animation one frame."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.seek(getattr(picture, "n_frames", 1) // 4)
+        picture.convert("RGB").save(buffer, "WEBP", quality=80, method=6)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _cards(text: str, folder: Path) -> dict[str, str]:
+    """Return tab -> HTML of its cards, from headings of the first and second level."""
+    tabs = {}
+    for tab in re.split(r"^# ", text, flags=re.M)[1:]:
+        title, _, body = tab.partition("\n")
+        cards = [f"## {card}" for card in re.split(r"^## ", body, flags=re.M)[1:]]
+        html = "".join(f'<article class="card">{_to_html(card)}</article>' for card in cards)
+        html = re.sub(r'src="(images/[^"]+)"', lambda found: f'src="{_inlined(folder / found[1])}"', html)
+        tabs[title.strip().lower()] = f'<div class="cards">{html}</div>'
+    return tabs
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{value:.7g}") for value in values]
+
+
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def page_data(run: Path, pipeline: DDPMFromScratchPipeline) -> dict[str, Any]:
+    """Return what the page needs of the library: schedules, chains, data and the network."""
+    chains = {
+        sampler: {
+            str(count): [
+                [step["timestep"]]
+                + _rounded((step["sample"], step["output"], step["keep"], step["noise"], *step["estimates"]))
+                for step in chain_steps(chain_of(pipeline, sampler), count)
+            ]
+            for count in counts
+        }
+        for sampler, counts in _STEPS.items()
+    }
+    schedules: dict[str, Any] = {}
+    for total in _TOTALS:
+        # The betas of linear and GeoDiff's schedule are meant for T = 1000, and are scaled to others.
+        tables = {
+            name: DDPMFromScratchScheduler(
+                num_train_timesteps=total,
+                beta_schedule=kind,
+                scale_betas_by_length=name in ("linear", "geodiff"),
+            ).alphas_cumprod
+            for name, kind in worked.SCHEDULES.items()
+        }
+        every = max(total // 100, 1)
+        schedules[str(total)] = {
+            name: [1.0, *_rounded(table[every - 1 :: every].tolist())] for name, table in tables.items()
+        }
+    return {
+        "config": json.loads(pipeline.unet.to_json_string()) | {"_name_or_path": None},
+        "weights": base64.b64encode((run / WEIGHTS).read_bytes()).decode(),
+        "scheduler": json.loads(pipeline.scheduler.to_json_string()),
+        "chains": chains,
+        "alphas_cumprod": {
+            name: _rounded(DDPMFromScratchScheduler(beta_schedule=kind).alphas_cumprod.tolist())
+            for name, kind in worked.SCHEDULES.items()
+        },
+        "schedules": schedules,
+        "schedule_names": NAMES,
+        "points": {
+            name: _packed((make(_POINTS, seeded(0)).numpy() / _POINT_UNIT).round().astype("<i2"))
+            for name, make in POINT_DATASETS.items()
+        },
+        "point_unit": _POINT_UNIT,
+        "colours": COLOURS[:4],
+    }
+
+
+def page(run: Path, texts: dict[str, str], images: Path = HERE) -> str:
+    """Return the page of a trained network.
+
+    Args:
+        run: folder of the pipeline.
+        texts: name -> text with figures, of TEXTS.
+        images: folder that the pictures' addresses start from.
+    """
+    pipeline = DDPMFromScratchPipeline.from_pretrained(run)
+    source = HERE / "page"
+    network = (
+        (HERE.parent / "training" / "space" / "network.js").read_text().replace("export function", "function")
+    )
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string((source / "page.html").read_text()).render(
+        styles="\n".join((source / name).read_text() for name in ("vendor/uPlot.min.css", "page.css")),
+        parameters=f"{sum(p.numel() for p in pipeline.unet.parameters()):,}",
+        tabs=[{"id": name, "title": title} for name, title in TABS.items()],
+        datasets=sorted(POINT_DATASETS, key=lambda name: name != "swiss_roll"),
+        schedules=NAMES,
+        samplers=SAMPLERS,
+        totals=_TOTALS,
+        cards=_cards(texts["lesson.md"], images),
+        errata=_to_html(texts["errata.md"].partition("-->")[2]),
+        data=json.dumps(page_data(run, pipeline), separators=(",", ":")),
+        network_source=network.replace("export function", "function"),
+        worker_source=(source / "worker.js").read_text(),
+        page_source=(source / "page.js").read_text(),
+        chart_library=(source / "vendor" / "uPlot.iife.min.js").read_text(),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the texts and the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/swiss_roll"))
+    parser.add_argument("--output_dir", type=Path, default=HERE)
+    args = parser.parse_args(argv)
+    pipeline = DDPMFromScratchPipeline.from_pretrained(args.run)
+    figures = known_figures() | {"quality": quality(pipeline)}
+    texts = {name: render_text(name, figures) for name in TEXTS}
+    for name, text in texts.items():
+        (args.output_dir / name).write_text(text)
+    (args.output_dir / "index.html").write_text(page(args.run, texts))
+    print(f"written to {args.output_dir}: {', '.join((*TEXTS, 'index.html'))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""The lesson's pictures: `python lesson/illustrations.py [runs/swiss_roll]` draws them into lesson/images/.
+
+All of them are of the library's own functions. Takes about a minute on two CPU cores.
+"""
+
+import argparse
+import functools
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
+
+from claims import residual_shares, ten_steps  # noqa: E402
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler  # noqa: E402
+from ddpm_from_scratch.animations import animate_points  # noqa: E402
+from ddpm_from_scratch.diffusion import forward_step  # noqa: E402
+from ddpm_from_scratch.likelihood import variational_bounds  # noqa: E402
+from ddpm_from_scratch.noise_schedules import alphas_cumprod_from_betas, linear_betas  # noqa: E402
+from ddpm_from_scratch.plots import (  # noqa: E402
+    COLOURS,
+    bound_chart,
+    comparison_grid,
+    point_sets,
+    schedule_chart,
+    score_field,
+    signal_left,
+    trajectories,
+)
+from ddpm_from_scratch.residuals import residual_curve  # noqa: E402
+from ddpm_from_scratch.score import langevin, tweedie  # noqa: E402
+from ddpm_from_scratch.toy_data import swiss_roll  # noqa: E402
+from exact import exact_mixture, exact_scheduler, narrow_mixture, seeded  # noqa: E402
+from worked import SCHEDULES  # noqa: E402
+
+NAMES = {"linear": "linear", "cosine": "cosine", "sigmoid": "sigmoid (Jabri)", "geodiff": "sigmoid (GeoDiff)"}
+
+
+def line_chart(
+    lines: dict[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    across: str,
+    up: str,
+    **axes_settings: Any,
+) -> None:
+    """Save a chart of lines, name -> (x, y), as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, (x, y)), colour, style in zip(
+        lines.items(), COLOURS, ("-", "--", ":", "-.") * 2, strict=False
+    ):
+        axes.plot(x, y, color=colour, linestyle=style, linewidth=1.8, label=name)
+    axes.set(xlabel=across, ylabel=up, **axes_settings)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def forward(path: Path, num_points: int = 1000, every: int = 40) -> None:
+    """Animate one run of the forward chain of the linear schedule."""
+    scheduler, source = exact_scheduler(), seeded(1)
+    x = data = swiss_roll(num_points, seeded(0))
+    frames, titles = [x.numpy()], ["t = 0"]
+    for t, beta in enumerate(scheduler.betas.tolist(), start=1):
+        x = forward_step(x, torch.randn(x.shape, generator=source), beta)
+        if t % every == 0:
+            frames.append(x.numpy())
+            titles.append(f"t = {t}")
+    animate_points(np.stack(frames), path, titles, data.numpy(), frames_per_second=8, size=3.2)
+
+
+def reverse(pipeline: DDPMFromScratchPipeline, path: Path, num_points: int = 1000, frames: int = 26) -> None:
+    """Animate ancestral sampling with a trained network."""
+    pipeline = ancestral(pipeline)
+    walked = pipeline(
+        batch_size=num_points, generator=seeded(0), num_inference_steps=1000, output_type="np",
+        return_trajectory=True,
+    ).trajectory.numpy()  # fmt: skip
+    chosen = np.linspace(0, len(walked) - 1, frames).round().astype(int)
+    titles = [f"t = {1000 - index}" for index in chosen]
+    animate_points(
+        walked[chosen], path, titles, swiss_roll(num_points, seeded(0)).numpy(), frames_per_second=8, size=3.2
+    )
+
+
+def ancestral(pipeline: DDPMFromScratchPipeline) -> DDPMFromScratchPipeline:
+    """Return the pipeline with ancestral sampling."""
+    return DDPMFromScratchPipeline(
+        pipeline.unet, DDPMFromScratchScheduler.from_config(pipeline.scheduler.config)
+    )
+
+
+def strip(path: Path) -> None:
+    """Draw a digit at six times, and E[x_0 | x_t] of a mixture of 600 digits."""
+    scheduler = exact_scheduler()
+    model = exact_mixture("digits", scheduler)
+    digit = (model.offsets + model.centre)[[3]]
+    noise = torch.randn(digit.shape, generator=seeded(2), dtype=torch.float64)
+    noised, guessed = {}, {}
+    for t in (1, 100, 250, 400, 550, 800):
+        alpha_bar = scheduler.alphas_cumprod[t - 1].double()
+        x_t = alpha_bar.sqrt() * digit + (1 - alpha_bar).sqrt() * noise
+        for cells, values in ((noised, x_t), (guessed, model.pred_original(x_t, alpha_bar))):
+            cells[f"t = {t}"] = (values.reshape(1, 8, 8, 1) / 2 + 0.5).clamp(0, 1).numpy()
+    comparison_grid({"noised": noised, "best guess": guessed}, path, images_across=1, pixel_size=16)
+
+
+def targets(path: Path) -> None:
+    """Draw by how much an error of each prediction is multiplied on its way to x_0, linear schedule."""
+    alpha_bar = exact_scheduler().alphas_cumprod.double()
+    t = range(1, 1001)
+    lines = {
+        "noise": (t, ((1 - alpha_bar) / alpha_bar).sqrt().tolist()),
+        "x_0": (t, [1.0] * 1000),
+        "v": (t, (1 - alpha_bar).sqrt().tolist()),
+    }
+    line_chart(lines, path, "timestep t", "error of x_0 / error of the prediction", yscale="log")
+
+
+def scores(score_path: Path, tweedie_path: Path, langevin_path: Path) -> None:
+    """Draw the score of the noised Swiss roll, Tweedie's estimates, and Langevin walkers at t = 100."""
+    scheduler = exact_scheduler()
+    data = swiss_roll(400, seeded(0))
+    model = narrow_mixture(data.double(), 0.05, scheduler)
+    alpha_bar = scheduler.alphas_cumprod[99].double()
+    score = functools.partial(model.score, alpha_prod_t=alpha_bar)
+    log_prob = functools.partial(model.log_prob, alpha_prod_t=alpha_bar)
+    score_field(score, score_path, log_prob, title="t = 100, linear schedule")
+    x_t = alpha_bar.sqrt() * model.sample(1000, seeded(1)) + (1 - alpha_bar).sqrt() * torch.randn(
+        1000, 2, generator=seeded(2), dtype=torch.float64
+    )
+    guessed = tweedie(x_t, model.score(x_t, alpha_bar), alpha_bar)
+    clouds = {"x_100": x_t, "best guess of x_0": guessed, "data": data}
+    point_sets({name: cloud.numpy() for name, cloud in clouds.items()}, tweedie_path)
+    walkers = 2.5 * torch.randn(1000, 2, generator=seeded(3), dtype=torch.float64)
+    clouds, done = {}, 0
+    for steps in (0, 10, 100, 1000):
+        walkers = langevin(
+            lambda x: model.score(x, alpha_bar), walkers, 0.01, steps - done, seeded(4 + steps)
+        )
+        clouds[f"{steps} steps"], done = walkers, steps
+    point_sets({name: cloud.numpy() for name, cloud in clouds.items()}, langevin_path)
+
+
+def bound(path: Path) -> None:
+    """Draw the terms of the variational bound of the spiral with two kinds of variance."""
+    scheduler = exact_scheduler()
+    model = exact_mixture("spiral", scheduler)
+    samples = model.sample(200, seeded(1))
+    residuals = residual_curve(
+        model, scheduler, model.sample(200, seeded(2)), batch_size=20_000, generator=seeded(3)
+    )
+    bounds = variational_bounds(
+        model, scheduler, samples, ["fixed_small", "analytic"], residuals=residuals, data_levels=None,
+        batch_size=20_000, generator=seeded(4),
+    )  # fmt: skip
+    timesteps = bounds["analytic"].timesteps
+    bound_chart(timesteps, {name: found.terms for name, found in bounds.items()}, path)
+
+
+def wasted(path: Path) -> None:
+    """Draw what is not known of the data over time, for two schedules and two sets of data."""
+    lines = {
+        f"{schedule}, {name}": (range(1, 1001), residual_shares(schedule, name).tolist())
+        for name in ("spiral", "digits")
+        for schedule in ("linear", "cosine")
+    }
+    line_chart(lines, path, "timestep t", "E|x_0 - best guess|^2 / variance of x_0")
+
+
+def few_steps(path: Path) -> None:
+    """Draw the distances of `claims.ten_steps`."""
+    found = ten_steps()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    for axes, name in zip(figure.subplots(ncols=2), ("spiral", "digits"), strict=True):
+        for place, (how, colour) in enumerate((("even", COLOURS[1]), ("equal_error", COLOURS[0]))):
+            values = [found[f"{name}_{schedule}_{how}"] for schedule in ("linear", "cosine", "sigmoid")]
+            places = np.arange(3) + 0.38 * place
+            axes.bar(places, values, width=0.36, color=colour, label=how.replace("_", " "))
+        axes.axhline(1, color="#777777", linestyle="--", linewidth=1)
+        axes.set_xticks(np.arange(3) + 0.19, ["linear", "cosine", "sigmoid"])
+        axes.set_title(name)
+    figure.axes[0].set_ylabel("sliced W2 / floor")
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def picking_t(path: Path) -> None:
+    """Draw the signal left at the end over T, with the betas of T = 1000 and with scaled ones."""
+    counts = [50, 75, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 4000]
+
+    def left(scale: bool) -> list[float]:
+        tables = (linear_betas(count, *((0.1 / count, 20 / count) if scale else ())) for count in counts)
+        return [float(alphas_cumprod_from_betas(betas)[-1]) for betas in tables]
+
+    line_chart(
+        {"betas 0.0001 to 0.02": (counts, left(False)), "scaled by 1000 / T": (counts, left(True))}, path,
+        "number of steps T", "alpha-bar at the end", xscale="log", yscale="log",
+    )  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw the pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/swiss_roll"))
+    parser.add_argument("--output_dir", type=Path, default=HERE / "images")
+    args = parser.parse_args(argv)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    pipeline = DDPMFromScratchPipeline.from_pretrained(args.run)
+    pipeline.set_progress_bar_config(disable=True)
+    tables = {
+        NAMES[name]: DDPMFromScratchScheduler(beta_schedule=schedule).alphas_cumprod
+        for name, schedule in SCHEDULES.items()
+    }
+
+    def paths_of_few_steps(path: Path) -> None:
+        few = DDPMFromScratchPipeline(
+            pipeline.unet, FewStepScheduler.from_config(pipeline.scheduler.config, noise_level=0.0)
+        )
+        few.set_progress_bar_config(disable=True)
+        walked = few(
+            batch_size=60,
+            generator=seeded(0),
+            num_inference_steps=10,
+            output_type="np",
+            return_trajectory=True,
+        )
+        trajectories(walked.trajectory.numpy(), path, swiss_roll(1000, seeded(0)).numpy())
+
+    drawn = {
+        "forward.gif": forward,
+        "reverse.gif": lambda path: reverse(pipeline, path),
+        "strip.png": strip,
+        "signal_left.png": lambda path: signal_left(tables, path),
+        "schedules.png": lambda path: schedule_chart(tables, path),
+        "loss.png": lambda path: shutil.copy(args.run / "loss.png", path),
+        "targets.png": targets,
+        "trajectories.png": paths_of_few_steps,
+        "score.png": lambda path: scores(path, path.with_name("tweedie.png"), path.with_name("langevin.png")),
+        "bound.png": bound,
+        "wasted.png": wasted,
+        "ten_steps.png": few_steps,
+        "picking_t.png": picking_t,
+    }
+    with torch.no_grad():
+        for name, draw in tqdm(drawn.items(), desc="drawing", unit="picture"):
+            draw(args.output_dir / name)
+
+
+if __name__ == "__main__":
+    main()
