@@ -18,7 +18,7 @@ lesson: $(INSTALLED)
 	$(BIN)/jupyter execute --inplace lesson/21-ddpm-2d.ipynb
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 # With the oldest diffusers and huggingface_hub that pyproject.toml allows.
 test-oldest:

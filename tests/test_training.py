@@ -270,6 +270,7 @@ def test_points_train_from_the_preset(tmp_path):
         "--model_config_name_or_path=points",
         "--evaluation_samples=100",
         "--train_batch_size=64",
+        "--eval_batch_size=1000",
     )
     pipeline = DDPMFromScratchPipeline.from_pretrained(tmp_path / "roll")
     assert pipeline(5, num_inference_steps=3).images.shape == (5, 2)
