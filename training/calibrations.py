@@ -15,7 +15,12 @@ from accelerate.utils import broadcast_object_list
 from data import DIGITS_NAME, TrainingData
 from ddpm_from_scratch import DDPMFromScratchPipeline, FewStepScheduler
 from ddpm_from_scratch.calibration import DEFAULT_NUM_STEPS, Candidate, calibrate
-from ddpm_from_scratch.metrics import frechet_distance, projected_wasserstein, unit_directions
+from ddpm_from_scratch.metrics import (
+    frechet_distance,
+    projected_wasserstein,
+    sorted_columns,
+    unit_directions,
+)
 from ddpm_from_scratch.models import sample_shape
 from errors import ConfigError, NonFiniteError, Stopped
 from features import FeatureExtractor, MiddleBlockFeatures, load_features
@@ -47,14 +52,14 @@ def distance_from(data: TrainingData, extractor: FeatureExtractor) -> Callable[[
     """Return the distance that candidates are judged by: root of Fréchet's on features times sliced W2."""
     source, _ = sources(data, None)
     chosen = torch.randperm(source.count, generator=torch.Generator().manual_seed(0))[:_MOST_COMPARED]
-    # The training data are projected once: every candidate is compared with them.
+    # The training data are projected and sorted once: every candidate is compared with them.
     directions = unit_directions(math.prod(data.sample_shape))
     projected, features = [], []
     for part in chosen.split(250):
         training = source.read(part.tolist()).float()
         projected.append(training.flatten(1).double() @ directions)
         features.append(extractor(training))
-    reference, of_training = torch.cat(projected), torch.cat(features)
+    reference, of_training = sorted_columns(torch.cat(projected)), torch.cat(features)
 
     def distance(samples: torch.Tensor) -> float:
         if not bool(samples.isfinite().all()):

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 # Distances are computed for at most this many pairs at a time: 512 MiB of float64.
@@ -119,9 +120,24 @@ def projected_wasserstein(samples: torch.Tensor, reference: torch.Tensor) -> flo
     return float((first - second).square().mean().sqrt())
 
 
+def sorted_columns(values: torch.Tensor) -> torch.Tensor:
+    """Return the values with each column sorted; columns that are in order already are returned as they are.
+
+    A set that many others are compared with, by `projected_wasserstein`, is sorted once if it is passed sorted.
+
+    Args:
+        values: shape (N, P).
+    """
+    if bool((values[1:] >= values[:-1]).all()):
+        return values
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.detach().numpy(), axis=0))  # three times as fast as torch here
+    return values.sort(dim=0).values
+
+
 def _quantiles(values: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Return the quantiles of each column; the k-th smallest of N values sits at level (k + 0.5) / N."""
-    ordered = values.sort(dim=0).values
+    ordered = sorted_columns(values)
     position = (levels * len(ordered) - 0.5).clamp(0, len(ordered) - 1)
     below = position.floor().long()
     above = (below + 1).clamp(max=len(ordered) - 1)
