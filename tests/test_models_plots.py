@@ -15,7 +15,7 @@ PARAMETERS = {
     "small-32": 6_472_195,
     "ddpm-cifar10": 35_746_307,
     "ddpm-256": 113_673_219,
-    "points": 42_434,
+    "points": 42_242,
     "tiny": 44_969,
 }
 

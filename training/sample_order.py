@@ -88,9 +88,9 @@ class PositionDataset(Dataset):
         """Return which samples stand at positions of the sequence."""
         epochs, offsets = np.divmod(np.asarray(positions), self.num_samples)
         indices = np.empty(len(offsets), dtype=np.int64)
-        for epoch in np.unique(epochs):
+        for epoch in range(epochs.min(), epochs.max() + 1):
             there = epochs == epoch
-            indices[there] = self._order_of(int(epoch)).numpy()[offsets[there]]
+            indices[there] = self._order_of(epoch).numpy()[offsets[there]]
         return indices.tolist()
 
     def __getitems__(self, positions: list[int]) -> Batch:
@@ -116,7 +116,7 @@ class PositionDataset(Dataset):
     ) -> tuple[torch.Tensor, Sequence[int]]:
         """Return samples in the network's units, cropped by the streams of `positions`, and their numbers."""
         if isinstance(self.samples, torch.Tensor):
-            samples = self.samples[list(indices)]
+            samples = self.samples[torch.from_numpy(np.asarray(indices))]
         else:
             pairs = [self._readable(i, p, problems) for i, p in zip(indices, positions, strict=True)]
             indices = [index for index, _ in pairs]

@@ -71,12 +71,13 @@ class Updater:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         if not skip:
-            # Without a scaler Accelerate's wrapper adds only a search of the file system for a package.
+            # Without a scaler Accelerate's wrapper adds only a search of the file system for a package; as it
+            # adds to zero_grad() only a look at the signature.
             (self.optimizer if scaler is not None else self.optimizer.optimizer).step()
         elif scaler is not None:
             # What a scaler does after a step that it skipped: it lowers the loss scale.
             scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
-        self.optimizer.zero_grad()
+        self.optimizer.optimizer.zero_grad()
         return not skip and not self.accelerator.optimizer_step_was_skipped
 
     def optimizer_state(self, keep: bool) -> tuple[sharding.State, dict[str, Any]]:

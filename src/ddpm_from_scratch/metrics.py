@@ -123,7 +123,7 @@ def projected_wasserstein(samples: torch.Tensor, reference: torch.Tensor) -> flo
 def sorted_columns(values: torch.Tensor) -> torch.Tensor:
     """Return the values with each column sorted; columns that are in order already are returned as they are.
 
-    A set that many others are compared with, by `projected_wasserstein`, is sorted once if it is passed sorted.
+    A set that many others are compared with by `projected_wasserstein` is sorted once if it is passed sorted.
 
     Args:
         values: shape (N, P).

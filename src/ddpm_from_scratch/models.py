@@ -181,21 +181,16 @@ class _ResidualBlock(nn.Module):
     def __init__(self, hidden_size: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
-        self.time = nn.Linear(hidden_size, hidden_size)
-        self.inner = nn.Linear(hidden_size, hidden_size)
+        self.inner = nn.Linear(hidden_size, hidden_size, bias=False)  # the shift by the time is its bias
         self.outer = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        shift = self.time(time)
-        if len(shift) == 1:  # one time for all samples joins the bias: a pass over the batch less
-            inner = nn.functional.linear(self.norm(hidden), self.inner.weight, self.inner.bias + shift[0])
-        else:
-            inner = self.inner(self.norm(hidden)) + shift
+    def forward(self, hidden: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        inner = torch.addmm(shift, self.norm(hidden), self.inner.weight.T)
         return hidden + self.outer(nn.functional.silu(inner))
 
 
 # So many rows of a layer's activations stay in a processor's cache from one layer to the next.
-_ROWS_IN_CACHE = 2500
+_ROWS_IN_CACHE = 5000
 
 
 class PointDenoiser(ModelMixin, ConfigMixin):
@@ -212,7 +207,9 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         super().__init__()
         (dimensions,) = sample_shape
         self.embed_sample = nn.Linear(dimensions, hidden_size)
-        self.embed_time = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.SiLU())
+        self.embed_time = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size), nn.SiLU(), nn.Linear(hidden_size, num_blocks * hidden_size)
+        )
         self.blocks = nn.ModuleList(_ResidualBlock(hidden_size) for _ in range(num_blocks))
         self.project = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, dimensions))
 
@@ -235,17 +232,17 @@ class PointDenoiser(ModelMixin, ConfigMixin):
             raise ValueError("PointDenoiser is not class-conditional; class_labels must be None.")
         timestep = torch.as_tensor(timestep, device=sample.device).reshape(-1)
         features = get_timestep_embedding(timestep, self.config.hidden_size).to(sample.dtype)
-        time = self.embed_time(features)
+        shifts = self.embed_time(features)
         if torch.is_grad_enabled():
-            output = self._predict(sample, time)
+            output = self._predict(sample, shifts)
         else:
             parts = sample.split(_ROWS_IN_CACHE)
-            times = time.expand(len(sample), -1).split(_ROWS_IN_CACHE) if len(time) > 1 else [time] * len(parts)
-            output = torch.cat([self._predict(*part) for part in zip(parts, times, strict=True)])
+            own = shifts.split(_ROWS_IN_CACHE) if len(shifts) > 1 else [shifts] * len(parts)
+            output = torch.cat([self._predict(*part) for part in zip(parts, own, strict=True)])
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
-    def _predict(self, sample: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    def _predict(self, sample: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
         hidden = self.embed_sample(sample)
-        for block in self.blocks:
-            hidden = block(hidden, time)
+        for block, shift in zip(self.blocks, shifts.chunk(len(self.blocks), dim=-1), strict=True):
+            hidden = block(hidden, shift)
         return self.project(hidden)

@@ -31,12 +31,9 @@ function silu(values) {
   return output;
 }
 
-/** Add a second input, or one row of it to every row of the first. */
 function add(first, second) {
   const output = new Float32Array(first.length);
-  for (let row = 0; row < first.length; row += second.length) {
-    for (let i = 0; i < second.length; i++) output[row + i] = first[row + i] + second[i];
-  }
+  for (let i = 0; i < first.length; i++) output[i] = first[i] + second[i];
   return output;
 }
 
@@ -324,12 +321,15 @@ function pointDenoiser(config, get) {
   const apply = (name, input) => linear(input, get(`${name}.weight`), get(`${name}.bias`));
   const norm = (name, input) => layerNorm(input, get(`${name}.weight`), get(`${name}.bias`));
   return (samples, timestep) => {
-    const time = silu(apply("embed_time.0", embedTimestep(timestep, config.hidden_size, false, 1)));
+    const width = config.hidden_size;
+    const time = embedTimestep(timestep, width, false, 1);
+    const shifts = apply("embed_time.2", silu(apply("embed_time.0", time)));
     let hidden = apply("embed_sample", samples);
     for (let block = 0; block < config.num_blocks; block++) {
       const name = `blocks.${block}`;
-      const inner = apply(`${name}.inner`, norm(`${name}.norm`, hidden));
-      hidden = add(hidden, apply(`${name}.outer`, silu(add(inner, apply(`${name}.time`, time)))));
+      const shift = { data: shifts.subarray(block * width, (block + 1) * width) };
+      const inner = linear(norm(`${name}.norm`, hidden), get(`${name}.inner.weight`), shift);
+      hidden = add(hidden, apply(`${name}.outer`, silu(inner)));
     }
     return apply("project.1", norm("project.0", hidden));
   };
