@@ -202,7 +202,7 @@ def _score_error(dimensions: int, size: float) -> Callable[[torch.Tensor, torch.
         if not size:
             return torch.zeros_like(sample)
         level = 0.5 * torch.log((1 - alpha_prod) / alpha_prod).double()
-        return size * torch.cos(sample @ inner + of_level * level + phase) @ outer
+        return size * torch.cos(sample.double() @ inner + of_level * level + phase) @ outer
 
     return disturbance
 
@@ -289,7 +289,8 @@ def measure(
             run with the others; None for all.
         on_count: called with the rows so far after each number of evaluations.
     """
-    floors = [problem.figures(problem.fresh(seed)) for seed in range(3)]
+    # Many: one set of 20,000 points of the spiral scatters by a third.
+    floors = [problem.figures(problem.fresh(seed)) for seed in range(16)]
     rows: list[dict[str, Any]] = [
         {"problem": problem.name, "sampler": "floor", "steps": 0, "evaluations": 0, "seed": -1}
         | {name: statistics.mean(floor[name] for floor in floors) for name in problem.distances}

@@ -10,7 +10,9 @@ import io
 import json
 import math
 import re
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import errata  # noqa: E402
 import worked  # noqa: E402
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler  # noqa: E402
 from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
+from ddpm_from_scratch.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule  # noqa: E402
 from ddpm_from_scratch.plots import COLOURS  # noqa: E402
 from ddpm_from_scratch.toy_data import POINT_DATASETS, swiss_roll  # noqa: E402
 from exact import seeded  # noqa: E402
@@ -48,7 +51,10 @@ _STEPS = {
     "ddpm": (10, 20, 50, 100, 250, 1000),
 }
 _TOTALS = (50, 100, 200, 500, 1000, 4000)
+_SCALABLE = ("linear", "geodiff")  # their betas are meant for T = 1000
+_STILLS = {"forward.gif": 0.25, "reverse.gif": 0.97}  # which part of an animation the page shows
 _POINTS, _POINT_UNIT = 2000, 4 / 32767
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Figures = dict[str, dict[str, float]]
 
 
@@ -75,14 +81,25 @@ def sample(pipeline: DDPMFromScratchPipeline, sampler: str, num_steps: int, coun
 
 
 def quality(pipeline: DDPMFromScratchPipeline) -> dict[str, float]:
-    """Return sliced W2 of samples over the floor, that of fresh data, for two numbers of points."""
+    """Return sliced W2 of samples over the floor, that of fresh data, for two numbers of points.
+
+    10,000 points are compared with five sets of data at once, and in five parts of 2,000 points;
+    the mean of the five is returned.
+    """
+    data, fresh = (
+        [swiss_roll(10_000, seeded(seed)) for seed in range(start, start + 5)] for start in (100, 200)
+    )
+
+    def distance(sets: Sequence[torch.Tensor], count: int) -> float:
+        return statistics.mean(map(sliced_wasserstein, sets, (points[:count] for points in data)))
+
     found = {}
-    for count in (2000, 10_000):
-        reference = swiss_roll(count, seeded(100))
-        floor = sum(sliced_wasserstein(swiss_roll(count, seeded(101 + i)), reference) for i in range(3)) / 3
-        for sampler, steps in (("few_step", 10), ("ddpm", 1000)):
-            points = sample(pipeline, sampler, steps, count)
-            found[f"{sampler}_{count}"] = sliced_wasserstein(points, reference) / floor
+    for sampler, steps in (("few_step", 10), ("ddpm", 1000)):
+        points = sample(pipeline, sampler, steps, 10_000)
+        sets = {2000: points.split(2000), 10_000: [points] * 5}
+        for count, these in sets.items():
+            floor = distance([points[:count] for points in fresh], count)
+            found[f"{sampler}_{count}"] = distance(these, count) / floor
     return found
 
 
@@ -95,11 +112,21 @@ def known_figures() -> Figures:
     return found | {name: function() for name, function in short.items()}
 
 
+def _digits(value: float, count: int) -> str:
+    """Return a number with so many significant digits, as 4.0 × 10⁻⁵ if it is small."""
+    number, _, power = f"{value:.{count}g}".partition("e")
+    return (
+        f"{number}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{str(int(power)).translate(_SUPERSCRIPTS)}"
+        if power
+        else number
+    )
+
+
 def render_text(name: str, figures: Figures) -> str:
     """Return a text of lesson/text/ with the figures in it; a figure that is not known raises."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {
-        "digits": lambda value, count: f"{value:.{count}g}",
+        "digits": _digits,
         "fixed": lambda value, count: f"{value:.{count}f}",
         # What should be 0 is rounding, which differs from machine to machine.
         "under": lambda value: f"less than 1e{max(math.floor(math.log10(abs(value) + 1e-30)) + 2, -12)}",
@@ -118,18 +145,23 @@ def _to_html(text: str) -> str:
         return convert(source, display="block" if options["display_mode"] else "inline")
 
     markdown = MarkdownIt("commonmark").enable("table").use(dollarmath_plugin, renderer=formula)
-    return markdown.render(text)
+    # Tables scroll within the page where it is narrower than they are.
+    return re.sub(
+        r"<table>.*?</table>", r'<div class="scrolls">\g<0></div>', markdown.render(text), flags=re.S
+    )
 
 
-def _inlined(path: Path) -> str:
-    """Return a picture as the address of its own content, in WebP; of an animation one frame."""
+def _picture(path: Path, description: str) -> str:
+    """Return a picture as HTML with its content in it, in WebP; of an animation one frame."""
     from PIL import Image
 
     buffer = io.BytesIO()
     with Image.open(path) as picture:
-        picture.seek(getattr(picture, "n_frames", 1) // 4)
+        picture.seek(int(_STILLS.get(path.name, 0) * (getattr(picture, "n_frames", 1) - 1)))
         picture.convert("RGB").save(buffer, "WEBP", quality=80, method=6)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        wide = ' class="wide"' if picture.width > 2 * picture.height else ""
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img{wide} src="data:image/webp;base64,{content}" alt="{description}">'
 
 
 def _cards(text: str, folder: Path) -> dict[str, str]:
@@ -139,9 +171,19 @@ def _cards(text: str, folder: Path) -> dict[str, str]:
         title, _, body = tab.partition("\n")
         cards = [f"## {card}" for card in re.split(r"^## ", body, flags=re.M)[1:]]
         html = "".join(f'<article class="card">{_to_html(card)}</article>' for card in cards)
-        html = re.sub(r'src="(images/[^"]+)"', lambda found: f'src="{_inlined(folder / found[1])}"', html)
+        html = re.sub(
+            r'<img src="(images/[^"]+)" alt="([^"]*)" />',
+            lambda found: f'<div class="scrolls">{_picture(folder / found[1], found[2])}</div>',
+            html,
+        )
         tabs[title.strip().lower()] = f'<div class="cards">{html}</div>'
     return tabs
+
+
+def alphas_cumprod(beta_schedule: str, total: int, scale_betas: bool = False) -> torch.Tensor:
+    """Return alpha-bar of a schedule of diffusers, shape (T,); betas as they are or times 1000 / T."""
+    betas = betas_for_schedule(beta_schedule, total, scale_betas_by_length=scale_betas)
+    return alphas_cumprod_from_betas(betas)
 
 
 def _rounded(values: Any) -> list[float]:
@@ -165,38 +207,33 @@ def page_data(run: Path, pipeline: DDPMFromScratchPipeline) -> dict[str, Any]:
         }
         for sampler, counts in _STEPS.items()
     }
-    schedules: dict[str, Any] = {}
-    for total in _TOTALS:
-        # The betas of linear and GeoDiff's schedule are meant for T = 1000, and are scaled to others.
-        tables = {
-            name: DDPMFromScratchScheduler(
-                num_train_timesteps=total,
-                beta_schedule=kind,
-                scale_betas_by_length=name in ("linear", "geodiff"),
-            ).alphas_cumprod
-            for name, kind in worked.SCHEDULES.items()
+    schedules = {
+        str(total): {
+            name: _packed(alphas_cumprod(kind, total).numpy()) for name, kind in worked.SCHEDULES.items()
         }
-        every = max(total // 100, 1)
-        schedules[str(total)] = {
-            name: [1.0, *_rounded(table[every - 1 :: every].tolist())] for name, table in tables.items()
+        for total in _TOTALS
+    }
+    scaled = {
+        str(total): {
+            name: _packed(alphas_cumprod(worked.SCHEDULES[name], total, scale_betas=True).numpy())
+            for name in _SCALABLE
         }
+        for total in _TOTALS
+    }
     return {
         "config": json.loads(pipeline.unet.to_json_string()) | {"_name_or_path": None},
         "weights": base64.b64encode((run / WEIGHTS).read_bytes()).decode(),
         "scheduler": json.loads(pipeline.scheduler.to_json_string()),
         "chains": chains,
-        "alphas_cumprod": {
-            name: _rounded(DDPMFromScratchScheduler(beta_schedule=kind).alphas_cumprod.tolist())
-            for name, kind in worked.SCHEDULES.items()
-        },
         "schedules": schedules,
+        "scaled_schedules": scaled,
         "schedule_names": NAMES,
         "points": {
             name: _packed((make(_POINTS, seeded(0)).numpy() / _POINT_UNIT).round().astype("<i2"))
             for name, make in POINT_DATASETS.items()
         },
         "point_unit": _POINT_UNIT,
-        "colours": COLOURS[:4],
+        "colours": {"light": COLOURS[:4], "dark": ["#56B4E9", *COLOURS[1:4]]},
     }
 
 
@@ -226,6 +263,7 @@ def page(run: Path, texts: dict[str, str], images: Path = HERE) -> str:
         errata=_to_html(texts["errata.md"].partition("-->")[2]),
         data=json.dumps(page_data(run, pipeline), separators=(",", ":")),
         network_source=network.replace("export function", "function"),
+        score_source=(source / "score.js").read_text(),
         worker_source=(source / "worker.js").read_text(),
         page_source=(source / "page.js").read_text(),
         chart_library=(source / "vendor" / "uPlot.iife.min.js").read_text(),

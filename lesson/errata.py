@@ -4,7 +4,6 @@ A demonstration is a function without arguments; what it returns are the figures
 show. Unless said otherwise the schedule is the lecture's, linear with T = 1000.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+from computed import Figures, print_figures  # noqa: E402
 from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config  # noqa: E402
 from ddpm_from_scratch.diffusion import posterior, scales  # noqa: E402
 from ddpm_from_scratch.likelihood import flow_likelihood, variational_bound  # noqa: E402
@@ -25,10 +25,8 @@ from ddpm_from_scratch.noise_schedules import (  # noqa: E402
     linear_betas,
 )
 from ddpm_from_scratch.score import score_from_model_output  # noqa: E402
-from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser, swiss_roll  # noqa: E402
+from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser, swiss_roll, swiss_roll_curve  # noqa: E402
 from exact import exact_scheduler, seeded  # noqa: E402
-
-Figures = dict[str, float]
 
 
 def _two_points(scheduler: DDPMFromScratchScheduler) -> GaussianMixtureDenoiser:
@@ -73,7 +71,7 @@ def cosine_formula() -> Figures:
 
 
 def merged_noises() -> Figures:
-    """The derivation writes the same noise for two steps, whose variances it then adds."""
+    """Two steps bring in two noises: their variances add, where one noise for both would add amplitudes."""
     first, second = 0.99, 0.98
     carried, added = (second * (1 - first)) ** 0.5, (1 - second) ** 0.5
     return {"same_noise": (carried + added) ** 2, "own_noise": carried**2 + added**2}
@@ -189,7 +187,7 @@ def number_of_steps() -> Figures:
 
 
 def other_noises() -> Figures:
-    """Only Gaussian noise is said to give q(x_t | x_0) in closed form."""
+    """Closed forms of q(x_t | x_0) are said to be the gift of Gaussian noise."""
     scheduler = exact_scheduler()
     alphas, alpha_bar = scheduler.alphas.double(), float(scheduler.alphas_cumprod.double()[499])
     # A token of 8 is kept with probability alpha_t, or drawn anew (Austin et al. 2021, arXiv:2107.03006).
@@ -209,11 +207,10 @@ def other_noises() -> Figures:
 
 
 def unit_variance() -> Figures:
-    """The variance of x_t is said to be 1, always."""
+    """The variance of x_t is said to be 1, always: it is if that of the data is."""
     alpha_bar = float(exact_scheduler().alphas_cumprod[249])
     standardised = swiss_roll(100_000, seeded(0)).double()
-    angle = 1.5 * math.pi * (1 + 2 * torch.rand(100_000, generator=seeded(0), dtype=torch.float64))
-    raw = torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1)
+    raw = swiss_roll_curve(torch.rand(100_000, generator=seeded(0), dtype=torch.float64))
     return {
         "raw_data": float(raw.var(0).mean()),
         "raw": alpha_bar * float(raw.var(0).mean()) + 1 - alpha_bar,
@@ -230,19 +227,7 @@ DEMONSTRATIONS: tuple[Callable[[], Figures], ...] = (
 
 def main(argv: list[str] | None = None) -> None:
     """Print the figures of the demonstrations that are named, or of all."""
-    known = {demonstration.__name__: demonstration for demonstration in DEMONSTRATIONS}
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all if not given")
-    names = parser.parse_args(argv).names
-    if wrong := [name for name in names if name not in known]:
-        parser.error(f"there is no {wrong[0]!r}; choose from {', '.join(known)}.")
-    for number, (name, demonstration) in enumerate(known.items(), start=1):
-        if not names or name in names:
-            print(f"{number}. {name}: {(demonstration.__doc__ or '').strip()}")
-            for figure, value in demonstration().items():
-                print(f"   {figure:22} {value:.6g}")
+    print_figures(DEMONSTRATIONS, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -18,15 +18,13 @@ from tqdm.auto import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
-from claims import residual_shares, ten_steps  # noqa: E402
+from claims import bound_gaps, langevin_variance, residual_shares, ten_steps  # noqa: E402
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler  # noqa: E402
 from ddpm_from_scratch.animations import animate_points  # noqa: E402
 from ddpm_from_scratch.diffusion import forward_step  # noqa: E402
-from ddpm_from_scratch.likelihood import variational_bounds  # noqa: E402
-from ddpm_from_scratch.noise_schedules import alphas_cumprod_from_betas, linear_betas  # noqa: E402
+from ddpm_from_scratch.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule  # noqa: E402
 from ddpm_from_scratch.plots import (  # noqa: E402
     COLOURS,
-    bound_chart,
     comparison_grid,
     point_sets,
     schedule_chart,
@@ -34,7 +32,6 @@ from ddpm_from_scratch.plots import (  # noqa: E402
     signal_left,
     trajectories,
 )
-from ddpm_from_scratch.residuals import residual_curve  # noqa: E402
 from ddpm_from_scratch.score import langevin, tweedie  # noqa: E402
 from ddpm_from_scratch.toy_data import swiss_roll  # noqa: E402
 from exact import exact_mixture, exact_scheduler, narrow_mixture, seeded  # noqa: E402
@@ -48,9 +45,10 @@ def line_chart(
     path: Path,
     across: str,
     up: str,
+    marked: Sequence[str] = (),
     **axes_settings: Any,
 ) -> None:
-    """Save a chart of lines, name -> (x, y), as PNG."""
+    """Save a chart of lines, name -> (x, y), as PNG; those that are `marked` as points."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -58,7 +56,8 @@ def line_chart(
     for (name, (x, y)), colour, style in zip(
         lines.items(), COLOURS, ("-", "--", ":", "-.") * 2, strict=False
     ):
-        axes.plot(x, y, color=colour, linestyle=style, linewidth=1.8, label=name)
+        look: dict[str, Any] = {"marker": "o", "linestyle": ""} if name in marked else {"linestyle": style}
+        axes.plot(x, y, color=colour, linewidth=1.8, label=name, **look)
     axes.set(xlabel=across, ylabel=up, **axes_settings)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
@@ -107,7 +106,7 @@ def strip(path: Path) -> None:
     noised, guessed = {}, {}
     for t in (1, 100, 250, 400, 550, 800):
         alpha_bar = scheduler.alphas_cumprod[t - 1].double()
-        x_t = alpha_bar.sqrt() * digit + (1 - alpha_bar).sqrt() * noise
+        x_t = scheduler.add_noise(digit, noise, torch.tensor(t - 1))
         for cells, values in ((noised, x_t), (guessed, model.pred_original(x_t, alpha_bar))):
             cells[f"t = {t}"] = (values.reshape(1, 8, 8, 1) / 2 + 0.5).clamp(0, 1).numpy()
     comparison_grid({"noised": noised, "best guess": guessed}, path, images_across=1, pixel_size=16)
@@ -134,9 +133,8 @@ def scores(score_path: Path, tweedie_path: Path, langevin_path: Path) -> None:
     score = functools.partial(model.score, alpha_prod_t=alpha_bar)
     log_prob = functools.partial(model.log_prob, alpha_prod_t=alpha_bar)
     score_field(score, score_path, log_prob, title="t = 100, linear schedule")
-    x_t = alpha_bar.sqrt() * model.sample(1000, seeded(1)) + (1 - alpha_bar).sqrt() * torch.randn(
-        1000, 2, generator=seeded(2), dtype=torch.float64
-    )
+    noise = torch.randn(1000, 2, generator=seeded(2), dtype=torch.float64)
+    x_t = scheduler.add_noise(model.sample(1000, seeded(1)), noise, torch.tensor(99))
     guessed = tweedie(x_t, model.score(x_t, alpha_bar), alpha_bar)
     clouds = {"x_100": x_t, "best guess of x_0": guessed, "data": data}
     point_sets({name: cloud.numpy() for name, cloud in clouds.items()}, tweedie_path)
@@ -150,22 +148,6 @@ def scores(score_path: Path, tweedie_path: Path, langevin_path: Path) -> None:
     point_sets({name: cloud.numpy() for name, cloud in clouds.items()}, langevin_path)
 
 
-def bound(path: Path) -> None:
-    """Draw the terms of the variational bound of the spiral with two kinds of variance."""
-    scheduler = exact_scheduler()
-    model = exact_mixture("spiral", scheduler)
-    samples = model.sample(200, seeded(1))
-    residuals = residual_curve(
-        model, scheduler, model.sample(200, seeded(2)), batch_size=20_000, generator=seeded(3)
-    )
-    bounds = variational_bounds(
-        model, scheduler, samples, ["fixed_small", "analytic"], residuals=residuals, data_levels=None,
-        batch_size=20_000, generator=seeded(4),
-    )  # fmt: skip
-    timesteps = bounds["analytic"].timesteps
-    bound_chart(timesteps, {name: found.terms for name, found in bounds.items()}, path)
-
-
 def wasted(path: Path) -> None:
     """Draw what is not known of the data over time, for two schedules and two sets of data."""
     lines = {
@@ -176,23 +158,64 @@ def wasted(path: Path) -> None:
     line_chart(lines, path, "timestep t", "E|x_0 - best guess|^2 / variance of x_0")
 
 
+def bars(axes: Any, groups: Sequence[str], heights: dict[str, Sequence[float]]) -> None:
+    """Draw bars side by side for each group; heights are name -> one for each group."""
+    width = 0.8 / len(heights)
+    for place, (name, values) in enumerate(heights.items()):
+        across = np.arange(len(groups)) + width * place
+        axes.bar(across, values, width=0.95 * width, color=COLOURS[place], label=name)
+    axes.set_xticks(np.arange(len(groups)) + 0.4 - width / 2, groups)
+
+
 def few_steps(path: Path) -> None:
     """Draw the distances of `claims.ten_steps`."""
-    found = ten_steps()
     from matplotlib.figure import Figure
 
+    found = ten_steps()
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    chains = {"ddim_even": "DDIM, even", "even": "few-step, even", "equal_error": "few-step, equal errors"}
     for axes, name in zip(figure.subplots(ncols=2), ("spiral", "digits"), strict=True):
-        for place, (how, colour) in enumerate((("even", COLOURS[1]), ("equal_error", COLOURS[0]))):
-            values = [found[f"{name}_{schedule}_{how}"] for schedule in ("linear", "cosine", "sigmoid")]
-            places = np.arange(3) + 0.38 * place
-            axes.bar(places, values, width=0.36, color=colour, label=how.replace("_", " "))
+        heights = {
+            label: [found[f"{name}_{schedule}_{how}"] for schedule in ("linear", "cosine", "sigmoid")]
+            for how, label in chains.items()
+        }
+        bars(axes, ("linear", "cosine", "sigmoid"), heights)
         axes.axhline(1, color="#777777", linestyle="--", linewidth=1)
-        axes.set_xticks(np.arange(3) + 0.19, ["linear", "cosine", "sigmoid"])
         axes.set_title(name)
     figure.axes[0].set_ylabel("sliced W2 / floor")
     figure.axes[0].legend(frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def gaps(path: Path) -> None:
+    """Draw how far the bound is above the truth (`claims.bound_gaps`)."""
+    from matplotlib.figure import Figure
+
+    found = bound_gaps()
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes, schedules = figure.subplots(), ("linear", "cosine", "sigmoid")
+    kinds = {"fixed_small": "posterior's variance", "analytic": "analytic variance"}
+    bars(
+        axes, schedules,
+        {label: [found[f"{name}_{kind}"] for name in schedules] for kind, label in kinds.items()},
+    )  # fmt: skip
+    axes.set_ylabel("bound - truth, bits/dim")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def langevin_steps(path: Path) -> None:
+    """Draw the variance that Langevin dynamics end at over the step size, measured and predicted."""
+    ratios = {float(name.split("_")[1]): ratio for name, ratio in langevin_variance().items()}
+    sizes = np.linspace(0, 2.5, 51)
+    predicted = 1 / (1 - sizes / 4)
+    line_chart(
+        {
+            "1 / (1 - step / 4)": (sizes.tolist(), predicted.tolist()),
+            "measured": (list(ratios), [ratio / (1 - size / 4) for size, ratio in ratios.items()]),
+        },
+        path, "step size", "variance of the walkers", marked=["measured"],
+    )  # fmt: skip
 
 
 def picking_t(path: Path) -> None:
@@ -200,7 +223,7 @@ def picking_t(path: Path) -> None:
     counts = [50, 75, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 4000]
 
     def left(scale: bool) -> list[float]:
-        tables = (linear_betas(count, *((0.1 / count, 20 / count) if scale else ())) for count in counts)
+        tables = (betas_for_schedule("linear", count, scale_betas_by_length=scale) for count in counts)
         return [float(alphas_cumprod_from_betas(betas)[-1]) for betas in tables]
 
     line_chart(
@@ -249,7 +272,8 @@ def main(argv: list[str] | None = None) -> None:
         "targets.png": targets,
         "trajectories.png": paths_of_few_steps,
         "score.png": lambda path: scores(path, path.with_name("tweedie.png"), path.with_name("langevin.png")),
-        "bound.png": bound,
+        "langevin_steps.png": langevin_steps,
+        "gaps.png": gaps,
         "wasted.png": wasted,
         "ten_steps.png": few_steps,
         "picking_t.png": picking_t,

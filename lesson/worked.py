@@ -5,8 +5,16 @@ Timesteps are the lecture's: t = 500 is the 500th of T = 1000 steps, the library
 
 import torch
 
+from computed import Figures, print_figures
 from ddpm_from_scratch import DDPMFromScratchScheduler
-from ddpm_from_scratch.diffusion import add_noise, forward_step, posterior, scales
+from ddpm_from_scratch.diffusion import (
+    add_noise,
+    forward_step,
+    posterior,
+    posterior_mean,
+    scales,
+    to_original,
+)
 
 SCHEDULES = {
     "linear": "linear",
@@ -14,7 +22,6 @@ SCHEDULES = {
     "sigmoid": "sigmoid_alpha_bar",
     "geodiff": "sigmoid",
 }
-Figures = dict[str, float]
 
 
 def _number(value: float) -> torch.Tensor:
@@ -72,8 +79,9 @@ def training_step() -> Figures:
 
 def reverse_step() -> Figures:
     """The step from x_100 = 1.5 with the lecture's alphas, and what these are for the linear schedule."""
-    alpha, alpha_bar, x, noise = 0.99, 0.8, 1.5, 0.6
-    mean = (x - (1 - alpha) / (1 - alpha_bar) ** 0.5 * noise) / alpha**0.5
+    alpha, alpha_bar, x, noise = 0.99, 0.8, _number(1.5), _number(0.6)
+    original = to_original(noise, x, scales(alpha_bar), "epsilon")
+    mean = float(posterior_mean(original, x, posterior(alpha_bar, alpha_bar / alpha)))
     scheduler = DDPMFromScratchScheduler()
     real, table = float(scheduler.alphas[99]), scheduler.alphas_cumprod.double()
     return {
@@ -89,12 +97,9 @@ def reverse_step() -> Figures:
 NUMBERS = (signal_left, one_step, five_steps, jump, training_step, reverse_step)
 
 
-def main() -> None:
-    """Print all numbers."""
-    for numbers in NUMBERS:
-        print(numbers.__doc__)
-        for name, value in numbers().items():
-            print(f"   {name:20} {value:.6g}")
+def main(argv: list[str] | None = None) -> None:
+    """Print the numbers that are named, or all."""
+    print_figures(NUMBERS, __doc__, argv)
 
 
 if __name__ == "__main__":

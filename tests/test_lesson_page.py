@@ -9,6 +9,7 @@ from build import SAMPLERS, TABS, chain_of
 from conftest import ROOT
 from ddpm_from_scratch import DDPMFromScratchScheduler
 from ddpm_from_scratch.metrics import sliced_wasserstein
+from ddpm_from_scratch.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule
 from ddpm_from_scratch.score import model_score, snr_step_size
 from ddpm_from_scratch.toy_data import swiss_roll
 from worked import SCHEDULES
@@ -71,6 +72,35 @@ def test_page_is_one_small_file():
     text = PAGE.read_text()
     assert len(text) < 1_500_000
     assert 'src="http' not in text and "@import" not in text and '<link rel="stylesheet' not in text
+
+
+def test_tab_opens_at_its_top_and_back_leads_back(page):
+    open_tab(page, "forward")
+    page.evaluate("scrollTo(0, 900)")
+    open_tab(page, "errata")
+    assert page.evaluate("scrollY") == 0
+    page.go_back()
+    page.wait_for_function("!document.getElementById('forward').hidden && scrollY === 0")
+
+
+def test_every_tab_is_within_the_screen(page):
+    for name in TABS:
+        box = page.locator(f"#tab-{name}").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= page.evaluate("innerWidth")
+
+
+def test_reverse_shows_the_noise_it_starts_from(page):
+    page.reload()
+    open_tab(page, "reverse")
+    shown = points_of(page, "reverse.points")
+    assert shown.shape == (1000, 2)
+    page.click("#reverse-start")
+    page.wait_for_function("reverse.frames.length > 1")
+    assert torch.equal(points_of(page, "reverse.frames[0]"), shown)
+    page.fill("#reverse-seed", "5")
+    page.press("#reverse-seed", "Tab")
+    assert not torch.equal(points_of(page, "reverse.points"), shown)
+    assert page.is_disabled("#reverse-play")
 
 
 def test_every_tab_opens_alone(page):
@@ -173,6 +203,7 @@ def test_sampler_of_the_page_is_the_library_s(page, pipeline_of_the_page, sample
         expected.append(x)
     walked = page.evaluate(
         """({ sampler, count, start, noise }) => {
+          const network = makeNetwork(lesson.config, readSafetensors(weights));
           const estimates = [];
           let points = Float32Array.from(start);
           return lesson.chains[sampler][count].map(unpacked).map((step, index) => {
@@ -200,8 +231,12 @@ def test_langevin_step_is_the_library_s(page, pipeline_of_the_page, t, generator
     with torch.no_grad():
         expected = x + size / 2 * score(x, torch.tensor(t - 1)) + size**0.5 * noise
     stepped = page.evaluate(
-        """({ points, t, noise }) =>
-          Array.from(langevinStep(Float32Array.from(points), t, 0.25, () => noise.shift()))""",
+        """({ points, t, noise }) => {
+          const network = makeNetwork(lesson.config, readSafetensors(weights));
+          const { step, a } = atTime(t);
+          const x = Float32Array.from(points);
+          return Array.from(langevinStep(network, x, step, a, 0.25, () => noise.shift()));
+        }""",
         {"points": x.flatten().tolist(), "t": t, "noise": noise.flatten().tolist()},
     )
     torch.testing.assert_close(torch.tensor(stepped), expected.flatten(), rtol=1e-4, atol=1e-5)
@@ -211,6 +246,7 @@ def test_walkers_find_the_data(page):
     open_tab(page, "score")
     set_range(page, "score-t", 100)
     page.click("#score-reset")
+    assert page.evaluate("score.steps") == 0
     page.click("#score-walk")
     page.wait_for_function("score.steps >= 150", timeout=120_000)
     page.click("#score-walk")
@@ -222,21 +258,26 @@ def test_walkers_find_the_data(page):
     assert sliced_wasserstein(walkers, noised) < 0.25
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("total", [50, 1000, 4000])
-def test_schedules_show_what_is_left(page, total):
+def test_schedules_show_what_is_left(page, total, scaled):
     open_tab(page, "schedules")
     page.select_option("#schedules-total", str(total))
-    set_range(page, "schedules-t", total // 2)
-    rows = page.eval_on_selector_all(
-        "#schedules-left tr", "rows => rows.map(row => Array.from(row.cells, cell => cell.textContent))"
-    )
-    assert len(rows) == len(SCHEDULES)
-    for row, kind in zip(rows, SCHEDULES.values(), strict=True):
-        table = DDPMFromScratchScheduler(
-            num_train_timesteps=total, beta_schedule=kind, scale_betas_by_length=kind in ("linear", "sigmoid")
-        ).alphas_cumprod
-        assert abs(float(row[1]) - float(table[total // 2 - 1])) < 1e-3
-        assert abs(float(row[1]) + float(row[2]) - 1) < 1e-3
+    page.set_checked("#schedules-scaled", scaled)
+    tables = [
+        alphas_cumprod_from_betas(betas_for_schedule(kind, total, scale_betas_by_length=scaled))
+        for kind in SCHEDULES.values()
+    ]
+    for t in (1, 2, total // 2 + 1, total - 1, total):
+        set_range(page, "schedules-t", t)
+        rows = page.eval_on_selector_all(
+            "#schedules-left tr", "rows => rows.map(row => Array.from(row.cells, cell => cell.textContent))"
+        )
+        assert len(rows) == len(SCHEDULES)
+        for row, table in zip(rows, tables, strict=True):
+            left, gone = float(table[t - 1]), 1 - float(table[t - 1])
+            assert float(row[1]) == pytest.approx(left, rel=5e-3, abs=6e-5 if left > 1e-3 else 0)
+            assert float(row[2]) == pytest.approx(gone, rel=5e-3, abs=6e-5)
     assert page.locator("#schedules-chart canvas").count() == 1
     page.select_option("#schedules-what", "snr")
     assert page.locator("#schedules-chart canvas").count() == 1

@@ -5,7 +5,6 @@ const lesson = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
 const weights = bytes(lesson.weights);
-const network = makeNetwork(lesson.config, readSafetensors(weights));
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 const WIDTH = 3.2; // half of what a canvas shows, in units of the data
 
@@ -16,6 +15,14 @@ function dataset(name) {
     datasets.set(name, Float32Array.from(new Int16Array(bytes(lesson.points[name])), (value) => value * lesson.point_unit));
   }
   return datasets.get(name);
+}
+
+const schedules = new Map();
+/** Return alpha-bar at all times, 1 at time 0; with betas times 1000 / T where they are meant for T = 1000. */
+function signalLeft(name, total, isScaled = false) {
+  const packed = (isScaled && lesson.scaled_schedules[total][name]) || lesson.schedules[total][name];
+  if (!schedules.has(packed)) schedules.set(packed, Float32Array.of(1, ...new Float32Array(bytes(packed))));
+  return schedules.get(packed);
 }
 
 // ---- drawing
@@ -55,7 +62,7 @@ const forward = { points: null, noise: null, playing: false };
 
 function drawForward() {
   const t = Number($("forward-t").value);
-  const a = t === 0 ? 1 : lesson.alphas_cumprod[$("forward-schedule").value][t - 1];
+  const a = signalLeft($("forward-schedule").value, 1000)[t];
   const data = dataset($("forward-data").value);
   if (forward.noise?.length !== data.length) {
     forward.noise = Float32Array.from({ length: data.length }, normals(1));
@@ -106,14 +113,37 @@ function unpacked([timestep, sample, output, keep, noise, ...estimates]) {
   return { timestep, sample, output, keep, noise, estimates, clip: null };
 }
 
+/** Start a worker that has the network; errors are said where `status` is. */
+function startWorker(status) {
+  const source = ["network", "score", "worker"].map((name) => $(`${name}-source`).textContent).join("");
+  const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  const worker = new Worker(address);
+  URL.revokeObjectURL(address);
+  worker.onerror = (error) => {
+    $(status).textContent = `This did not work: ${error.message}`;
+  };
+  worker.postMessage({ job: "load", config: lesson.config, weights });
+  return worker;
+}
+
+const reverseSeed = () => Math.max(0, Math.floor(Number($("reverse-seed").value) || 0));
+
+/** Show the noise that a run with these settings starts from. */
+function resetReverse() {
+  playReverse(false);
+  reverse.worker?.terminate();
+  const points = Float32Array.from({ length: 2 * Number($("reverse-count").value) }, normals(reverseSeed()));
+  Object.assign(reverse, { frames: [points], wanted: 0, position: 0 });
+  $("reverse-progress").value = 0;
+  $("reverse-play").disabled = $("reverse-where").disabled = true;
+  $("reverse-status").textContent = "Press Reverse: this noise becomes a Swiss roll.";
+  if (!$("reverse").hidden) drawReverse();
+}
+
 function startReverse() {
   reverse.worker?.terminate();
-  const source = $("network-source").textContent + $("worker-source").textContent;
-  const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  reverse.worker = new Worker(address);
-  URL.revokeObjectURL(address);
+  reverse.worker = startWorker("reverse-status");
   const steps = lesson.chains[$("reverse-sampler").value][$("reverse-steps").value].map(unpacked);
-  const seed = Math.max(0, Math.floor(Number($("reverse-seed").value) || 0));
   Object.assign(reverse, { frames: [], wanted: steps.length, position: 0 });
   const began = performance.now();
   reverse.worker.onmessage = ({ data: { points, done } }) => {
@@ -125,12 +155,7 @@ function startReverse() {
       ? `${done} of ${steps.length} network evaluations`
       : `${points.length / 2} points by ${steps.length} network evaluations in ${seconds} s`;
   };
-  reverse.worker.onerror = (error) => {
-    $("reverse-status").textContent = `This did not work: ${error.message}`;
-  };
-  reverse.worker.postMessage({
-    config: lesson.config, weights, steps, count: Number($("reverse-count").value), seed,
-  });
+  reverse.worker.postMessage({ job: "chain", steps, count: Number($("reverse-count").value), seed: reverseSeed() });
   $("reverse-play").disabled = false;
   playReverse(true);
 }
@@ -147,7 +172,7 @@ function drawReverse() {
   context.fillStyle = colour("--points");
   drawPoints(context, side, reverse.points);
   $("reverse-where").value = Math.round(reverse.position);
-  $("reverse-where-value").textContent = `${before} / ${reverse.wanted}`;
+  $("reverse-where-value").textContent = reverse.wanted ? `${before} / ${reverse.wanted}` : "";
 }
 
 function playReverse(playing) {
@@ -170,45 +195,65 @@ function playReverse(playing) {
 
 // ---- score
 
-const score = { walkers: null, normal: normals(2), steps: 0, walking: false, arrows: null, time: null };
 const ARROWS = 24;
+const cell = (2 * WIDTH) / ARROWS;
+const grid = Float32Array.from({ length: 2 * ARROWS ** 2 }, (_, index) => {
+  const place = index % 2 ? Math.floor(index / (2 * ARROWS)) : (index >> 1) % ARROWS;
+  return (place + 0.5) * cell - WIDTH;
+});
+const score = {
+  walkers: null, normal: normals(1), steps: 0, run: 0, walking: false, field: null, fieldTime: null, isBusy: false, worker: null,
+};
 
-/** The network's score at points: (sqrt(a) x_0 - x) / (1 - a) with its estimate of x_0, by Tweedie's formula. */
-function scoreAt(points, t) {
-  const a = lesson.alphas_cumprod.linear[t - 1];
-  const { sample, output } = unpacked(lesson.chains.ddpm[1000][1000 - t]);
-  return network(points, t - 1, null).map((value, index) =>
-    (Math.sqrt(a) * (sample * points[index] + output * value) - points[index]) / (1 - a));
-}
-
-/** One step of Langevin dynamics, with the normal numbers it adds. */
-function langevinStep(points, t, snr, normal) {
-  const size = 4 * snr ** 2 * (1 - lesson.alphas_cumprod.linear[t - 1]);
-  const arrows = scoreAt(points, t);
-  return points.map((value, index) => value + (size / 2) * arrows[index] + Math.sqrt(size) * normal());
-}
+/** What the worker needs to know of a time: the step's coefficients and the signal that is left. */
+const atTime = (t) => ({ step: unpacked(lesson.chains.ddpm[1000][1000 - t]), a: signalLeft("linear", 1000)[t] });
 
 function scatter() {
-  Object.assign(score, { steps: 0, walkers: Float32Array.from({ length: 1000 }, () => 1.6 * score.normal()) });
+  const walkers = Float32Array.from({ length: 2000 }, () => 1.6 * score.normal());
+  Object.assign(score, { steps: 0, run: score.run + 1, walkers });
+}
+
+/** Ask the worker for what is not known yet: the arrows of a new time, else the walkers' next step. */
+function askWorker() {
+  if (score.isBusy) return;
+  const t = Number($("score-t").value);
+  if (score.fieldTime !== t) score.worker.postMessage({ job: "field", points: grid, t, ...atTime(t) });
+  else if (score.walking) {
+    const snr = Number($("score-snr").value);
+    score.worker.postMessage({ job: "walk", points: score.walkers, snr, run: score.run, ...atTime(t) });
+  } else return;
+  score.isBusy = true;
+}
+
+function hear({ data: { job, t, field, points, run } }) {
+  score.isBusy = false;
+  if (job === "field") Object.assign(score, { field, fieldTime: t });
+  else if (run === score.run) Object.assign(score, { walkers: points, steps: score.steps + 1 });
+  if (!$("score").hidden) drawScore();
 }
 
 function drawScore() {
-  if (score.walkers === null) scatter();
+  if (score.worker === null) {
+    score.worker = startWorker("score-status");
+    score.worker.onmessage = hear;
+    scatter();
+  }
+  askWorker();
   const t = Number($("score-t").value);
   const [context, side] = cleared($("score-canvas"));
-  const [scale, cell] = [side / (2 * WIDTH), (2 * WIDTH) / ARROWS];
-  if (score.time !== t) {
-    const grid = [];
-    for (let row = 0; row < ARROWS; row++) {
-      for (let column = 0; column < ARROWS; column++) grid.push((column + 0.5) * cell - WIDTH, (row + 0.5) * cell - WIDTH);
-    }
-    score.arrows = { grid, field: scoreAt(Float32Array.from(grid), t) };
-    score.time = t;
-  }
+  if (score.field) drawArrows(context, side, score.field);
+  context.fillStyle = colour("--points");
+  drawPoints(context, side, score.walkers, 2.6);
+  $("score-t-value").textContent = t;
+  $("score-steps").textContent = score.steps;
+  $("score-size").textContent = shown(stepSize(Number($("score-snr").value), atTime(t).a));
+}
+
+function drawArrows(context, side, field) {
+  const scale = side / (2 * WIDTH);
   context.strokeStyle = colour("--arrows");
   context.lineWidth = 1.2 * devicePixelRatio;
   context.beginPath();
-  const { grid, field } = score.arrows;
   for (let i = 0; i < grid.length; i += 2) {
     const length = Math.hypot(field[i], field[i + 1]);
     const [dx, dy] = [field[i], field[i + 1]].map((value) => (value / (1 + length)) * cell * 0.9);
@@ -222,53 +267,73 @@ function drawScore() {
     context.lineTo(tipX - backX - backY * 0.6, tipY - backY + backX * 0.6);
   }
   context.stroke();
-  context.fillStyle = colour("--points");
-  drawPoints(context, side, score.walkers, 2.6);
-  $("score-t-value").textContent = t;
-  $("score-steps").textContent = score.steps;
-  $("score-size").textContent = shown(4 * Number($("score-snr").value) ** 2 * (1 - lesson.alphas_cumprod.linear[t - 1]));
 }
 
 function walk(walking) {
   score.walking = walking;
   $("score-walk").textContent = walking ? "Pause" : "Walk";
-  const tick = () => {
-    if (!score.walking) return;
-    score.walkers = langevinStep(score.walkers, Number($("score-t").value), Number($("score-snr").value), score.normal);
-    score.steps += 1;
-    drawScore();
-    requestAnimationFrame(tick);
-  };
-  if (walking) requestAnimationFrame(tick);
+  if (walking) askWorker();
 }
 
 // ---- schedules
 
+const DASHES = [[], [8, 4], [2, 4], [10, 4, 2, 4]];
 let chart = null;
 
-function drawSchedules() {
+/** alpha-bar of all schedules as chosen, by name. */
+function chosenSchedules() {
   const total = $("schedules-total").value;
-  const tables = lesson.schedules[total];
+  return Object.keys(lesson.schedules[total]).map((name) => [name, signalLeft(name, total, $("schedules-scaled").checked)]);
+}
+
+function drawSchedules() {
   const asLog = $("schedules-what").value === "snr";
-  const names = Object.keys(tables);
-  const places = tables[names[0]].map((_, index, all) => index / (all.length - 1));
-  const lines = names.map((name) => tables[name].map((a) => (asLog ? Math.log10(a / Math.max(1 - a, 1e-9)) : a)));
-  if (asLog) places.shift(), lines.forEach((line) => line.shift()); // at time 0 there is no noise
+  const tables = chosenSchedules();
+  const total = tables[0][1].length - 1;
+  const value = (a) => (asLog ? Math.log10(a / Math.max(1 - a, 1e-9)) : a);
+  const times = Array.from({ length: total + 1 }, (_, t) => t);
+  if (asLog) times.shift(); // at time 0 there is no noise
   chart?.destroy();
   const width = Math.min($("schedules-chart").clientWidth || 500, 544);
   const ink = { stroke: colour("--ink"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
+  const colours = lesson.colours[document.documentElement.dataset.theme];
   chart = new uPlot({
     width, height: Math.round(width * 0.72), cursor: { y: false }, legend: { show: false }, scales: { x: { time: false } },
-    axes: [{ ...ink, label: "time t / T" }, { ...ink, label: asLog ? "log10 of the signal-to-noise ratio" : "signal left, a" }],
-    series: [{}, ...names.map((name, index) => ({
-      label: name, stroke: lesson.colours[index], width: 2.5, dash: [[], [8, 4], [2, 4], [10, 4, 2, 4]][index],
-    }))],
-  }, [places, ...lines], $("schedules-chart"));
+    axes: [{ ...ink, label: "time t" }, { ...ink, label: asLog ? "log10 of the signal-to-noise ratio" : "signal left, a" }],
+    series: [{}, ...tables.map(([name], index) => ({ label: name, stroke: colours[index], width: 2.5, dash: DASHES[index] }))],
+    hooks: { draw: [markTime] },
+  }, [times, ...tables.map(([, table]) => times.map((t) => value(table[t])))], $("schedules-chart"));
   leftAtTime();
 }
 
+/** Draw the chosen time into the chart. */
+function markTime(drawn) {
+  const { ctx, bbox } = drawn;
+  const across = drawn.valToPos(Number($("schedules-t").value), "x", true);
+  ctx.save();
+  ctx.strokeStyle = colour("--ink");
+  ctx.lineWidth = devicePixelRatio;
+  ctx.setLineDash([]);
+  ctx.beginPath();
+  ctx.moveTo(across, bbox.top);
+  ctx.lineTo(across, bbox.top + bbox.height);
+  ctx.stroke();
+  ctx.restore();
+}
+
+/** The piece of line that stands for a schedule, as in the chart. */
+function keyOf(index) {
+  const [picture, line] = ["svg", "line"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  for (const [name, value] of Object.entries({ width: 34, height: 8, class: "key", "aria-hidden": true })) picture.setAttribute(name, value);
+  const look = { x2: 34, y1: 4, y2: 4, stroke: lesson.colours[document.documentElement.dataset.theme][index], "stroke-width": 2.5 };
+  for (const [name, value] of Object.entries({ ...look, "stroke-dasharray": DASHES[index] })) line.setAttribute(name, value);
+  picture.append(line);
+  return picture;
+}
+
 function leftAtTime() {
-  const total = Number($("schedules-total").value);
+  const tables = chosenSchedules();
+  const total = tables[0][1].length - 1;
   const slider = $("schedules-t");
   if (Number(slider.max) !== total) {
     const share = Number(slider.value) / Number(slider.max);
@@ -277,17 +342,12 @@ function leftAtTime() {
   }
   const t = Number(slider.value);
   $("schedules-t-value").textContent = t;
-  $("schedules-left").replaceChildren(...Object.entries(lesson.schedules[total]).map(([name, table], index) => {
-    const place = (t / total) * (table.length - 1);
-    const before = Math.floor(place);
-    const after = Math.min(before + 1, table.length - 1);
-    const a = table[before] + (place - before) * (table[after] - table[before]);
+  chart?.redraw(false);
+  $("schedules-left").replaceChildren(...tables.map(([name, table], index) => {
     const row = document.createElement("tr");
-    const key = Object.assign(document.createElement("span"), { className: "key" });
-    key.style.background = lesson.colours[index];
-    const cells = [lesson.schedule_names[name], shown(a), shown(1 - a)].map((text) =>
+    const cells = [lesson.schedule_names[name], shown(table[t]), shown(1 - table[t])].map((text) =>
       Object.assign(document.createElement("td"), { textContent: text }));
-    cells[0].prepend(key);
+    cells[0].prepend(keyOf(index));
     row.append(...cells);
     return row;
   }));
@@ -312,24 +372,32 @@ function openTab(id) {
 const tabs = Object.keys(draws);
 const current = () => tabs.find((id) => !$(id).hidden);
 
+/** Open a tab at its top, as an address that can be shared and gone back from. */
+function goTo(id) {
+  if (id !== current()) history.pushState(null, "", `#${id}`);
+  openTab(id);
+  scrollTo(0, 0);
+}
+
 $("tabs").addEventListener("click", ({ target }) => {
-  if (target.id.startsWith("tab-")) location.hash = target.getAttribute("aria-controls");
+  if (target.id.startsWith("tab-")) goTo(target.getAttribute("aria-controls"));
 });
 $("tabs").addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!step) return;
   const next = tabs[(tabs.indexOf(current()) + step + tabs.length) % tabs.length];
-  location.hash = next;
+  goTo(next);
   $(`tab-${next}`).focus();
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== " " || event.target.closest("input, select, button, a")) return;
-  const press = { forward: "forward-play", reverse: reverse.frames.length ? "reverse-play" : "reverse-start", score: "score-walk" }[current()];
+  const press = { forward: "forward-play", reverse: reverse.wanted ? "reverse-play" : "reverse-start", score: "score-walk" }[current()];
   if (!press) return;
   event.preventDefault();
   $(press).click();
 });
-addEventListener("hashchange", () => openTab(tabs.includes(location.hash.slice(1)) ? location.hash.slice(1) : "forward"));
+const inAddress = () => (tabs.includes(location.hash.slice(1)) ? location.hash.slice(1) : "forward");
+for (const event of ["hashchange", "popstate"]) addEventListener(event, () => { openTab(inAddress()); scrollTo(0, 0); });
 addEventListener("resize", () => draws[current()]());
 
 $("theme").addEventListener("click", () => {
@@ -343,6 +411,7 @@ $("forward-t").addEventListener("input", () => { playForward(false); drawForward
 for (const id of ["forward-data", "forward-schedule"]) $(id).addEventListener("change", drawForward);
 $("forward-play").addEventListener("click", () => playForward(!forward.playing));
 $("reverse-sampler").addEventListener("change", fillSteps);
+for (const id of ["reverse-count", "reverse-seed"]) $(id).addEventListener("change", resetReverse);
 $("reverse-start").addEventListener("click", startReverse);
 $("reverse-play").addEventListener("click", () => playReverse(!reverse.playing));
 $("reverse-where").addEventListener("input", () => {
@@ -353,8 +422,11 @@ $("reverse-where").addEventListener("input", () => {
 for (const id of ["score-t", "score-snr"]) $(id).addEventListener("input", drawScore);
 $("score-walk").addEventListener("click", () => walk(!score.walking));
 $("score-reset").addEventListener("click", () => { scatter(); drawScore(); });
-for (const id of ["schedules-total", "schedules-what"]) $(id).addEventListener("change", drawSchedules);
+for (const id of ["schedules-total", "schedules-what", "schedules-scaled"]) $(id).addEventListener("change", drawSchedules);
 $("schedules-t").addEventListener("input", leftAtTime);
 
 fillSteps();
-openTab(tabs.includes(location.hash.slice(1)) ? location.hash.slice(1) : "forward");
+resetReverse();
+history.scrollRestoration = "manual";
+openTab(inAddress());
+scrollTo(0, 0);

@@ -153,7 +153,7 @@ def point_sets(points: dict[str, np.ndarray], path: str | Path) -> None:
     """
     if not points:
         raise ValueError("got no points, but need at least one set.")
-    figure, panels = _new_figure(2.4 * len(points), 2.7, columns=len(points))
+    figure, panels = _new_figure(2.4 * len(points), 2.9, columns=len(points))
     for axes, (name, cloud) in zip(np.atleast_1d(panels), points.items(), strict=True):
         axes.scatter(*cloud.T, s=1.5, color=COLOURS[0], linewidths=0)
         axes.set_aspect("equal")
@@ -161,11 +161,13 @@ def point_sets(points: dict[str, np.ndarray], path: str | Path) -> None:
         axes.set_ylim(-2.8, 2.8)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
+        axes.set_xlabel("first coordinate", fontsize=8)
+    np.atleast_1d(panels)[0].set_ylabel("second coordinate", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
 def trajectories(paths: np.ndarray, path: str | Path, reference: np.ndarray | None = None) -> None:
-    """Save the ways of 2-D points as PNG: a line for each, a ring where it starts, a dot where it ends.
+    """Save the paths of 2-D points as PNG: a line for each, a ring where it starts, a dot where it ends.
 
     Args:
         paths: the points at each time, shape (F, N, 2); what a pipeline returns as `trajectory`.

@@ -25,8 +25,18 @@ def swiss_roll(
         generator: source of the randomness.
         noise_std: standard deviation of Gaussian noise added to the points, in standardised units.
     """
-    points = _swiss_roll_curve(_uniform(num_samples, generator))
-    return _standardised(points, *_moments(_swiss_roll_curve), noise_std, generator)
+    points = swiss_roll_curve(_uniform(num_samples, generator))
+    return _standardised(points, *_moments(swiss_roll_curve), noise_std, generator)
+
+
+def swiss_roll_curve(fraction: torch.Tensor) -> torch.Tensor:
+    """Return the points of the Swiss roll before they are standardised, shape (N, 2).
+
+    Args:
+        fraction: how far along the curve, 0 its inner end and 1 its outer end, shape (N,).
+    """
+    angle = 1.5 * math.pi * (1 + 2 * fraction)
+    return torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1)
 
 
 def spiral(
@@ -126,11 +136,6 @@ def _uniform(num_samples: int, generator: torch.Generator | None) -> torch.Tenso
 
 def _normal(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64)
-
-
-def _swiss_roll_curve(fraction: torch.Tensor) -> torch.Tensor:
-    angle = 1.5 * math.pi * (1 + 2 * fraction)
-    return torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1)
 
 
 def _spiral_curve(fraction: torch.Tensor) -> torch.Tensor:
