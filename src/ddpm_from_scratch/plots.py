@@ -383,6 +383,8 @@ def quality_chart(
             f"{highlight} of {len(names)} samplers are to be named, but it must be 1 to "
             f"{min(len(names), len(COLOURS) - 1)}."
         )
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, axes = _new_figure()
     axes.axhline(1, color="#777777", linewidth=1, linestyle="--", label="floor (data)")
     others = [values[name] for name in names[highlight:]]
@@ -397,6 +399,12 @@ def quality_chart(
         axes.plot(counts, [of_counts[n] for n in counts], color=colour, marker=marker, label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    visited = sorted({count for _, of_counts in lines for count in of_counts})
+    axes.set_xticks(visited, [f"{count:,}" for count in visited])
+    axes.xaxis.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("network evaluations")
     axes.set_ylabel(f"{distance} / floor")
     axes.set_title(title)
