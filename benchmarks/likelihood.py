@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
 from cpu import keep_large_allocations  # noqa: E402
 from data import load_digits  # noqa: E402
 from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config  # noqa: E402
+from ddpm_from_scratch.flow_likelihood import flow_likelihood  # noqa: E402
 from ddpm_from_scratch.likelihood import (  # noqa: E402
     Likelihood,
-    flow_likelihood,
     variational_bound,
     variational_bounds,
 )

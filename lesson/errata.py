@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from computed import Figures, print_figures  # noqa: E402
 from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config  # noqa: E402
 from ddpm_from_scratch.diffusion import posterior, scales  # noqa: E402
-from ddpm_from_scratch.likelihood import flow_likelihood, variational_bound  # noqa: E402
+from ddpm_from_scratch.flow_likelihood import flow_likelihood  # noqa: E402
+from ddpm_from_scratch.likelihood import variational_bound  # noqa: E402
 from ddpm_from_scratch.noise_schedules import (  # noqa: E402
     alphas_cumprod_from_betas,
     betas_from_alpha_bar,

@@ -29,6 +29,7 @@ LEVELS = {
     "score": 4,
     "residuals": 4,
     "likelihood": 5,
+    "flow_likelihood": 6,
     "layouts": 4,
     "safe_loading": 4,
     "code_file": 0,

@@ -21,8 +21,8 @@ from ddpm_from_scratch import (
     hub,
     model_config,
 )
+from ddpm_from_scratch.flow_likelihood import flow_likelihood
 from ddpm_from_scratch.likelihood import (
-    flow_likelihood,
     variational_bound,
 )
 from ddpm_from_scratch.residuals import residual_curve, smooth_residuals

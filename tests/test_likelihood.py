@@ -11,8 +11,8 @@ from scipy.special import log_ndtr
 from sklearn.datasets import load_digits
 
 from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch.flow_likelihood import flow_likelihood
 from ddpm_from_scratch.likelihood import (
-    flow_likelihood,
     merged,
     variational_bound,
     variational_bounds,

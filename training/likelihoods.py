@@ -19,12 +19,11 @@ from tqdm.auto import tqdm
 
 from data import TrainingData
 from ddpm_from_scratch import DDPMFromScratchPipeline
+from ddpm_from_scratch.flow_likelihood import FlowLikelihood, flow_likelihood
 from ddpm_from_scratch.likelihood import (
     ANALYTIC,
-    FlowLikelihood,
     Likelihood,
     VariationalBound,
-    flow_likelihood,
     merged,
     own_variance_type,
     variational_bounds,
