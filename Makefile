@@ -13,8 +13,8 @@ train: $(INSTALLED)
 # Trains the Swiss roll and makes the lesson from it: texts, pictures, page and notebook.
 lesson: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(CORES) training/train.py --config training/configs/swiss_roll.yaml --overwrite_output_dir
-	$(BIN)/python lesson/illustrations.py runs/swiss_roll
-	$(BIN)/python lesson/build.py runs/swiss_roll
+	OMP_NUM_THREADS=1 $(BIN)/python lesson/illustrations.py runs/swiss_roll
+	OMP_NUM_THREADS=1 $(BIN)/python lesson/build.py runs/swiss_roll
 	$(BIN)/jupyter execute --inplace lesson/21-ddpm-2d.ipynb
 
 test: $(INSTALLED)

@@ -7,6 +7,7 @@ lesson/page/. The page needs no other file and no network: weights, chains, data
 import argparse
 import base64
 import io
+import itertools
 import json
 import math
 import re
@@ -27,6 +28,7 @@ for folder in ("benchmarks", "training"):
 import claims  # noqa: E402
 import errata  # noqa: E402
 import worked  # noqa: E402
+from computed import Figures  # noqa: E402
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler  # noqa: E402
 from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
 from ddpm_from_scratch.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule  # noqa: E402
@@ -55,7 +57,6 @@ _SCALABLE = ("linear", "geodiff")  # their betas are meant for T = 1000
 _STILLS = {"forward.gif": 0.25, "reverse.gif": 0.97}  # which part of an animation the page shows
 _POINTS, _POINT_UNIT = 2000, 4 / 32767
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-Figures = dict[str, dict[str, float]]
 
 
 def chain_of(pipeline: DDPMFromScratchPipeline, sampler: str) -> Any:
@@ -83,27 +84,25 @@ def sample(pipeline: DDPMFromScratchPipeline, sampler: str, num_steps: int, coun
 def quality(pipeline: DDPMFromScratchPipeline) -> dict[str, float]:
     """Return sliced W2 of samples over the floor, that of fresh data, for two numbers of points.
 
-    10,000 points are compared with five sets of data at once, and in five parts of 2,000 points;
-    the mean of the five is returned.
+    20,000 points are compared with data in parts; each figure is the mean of 20 comparisons, and so is its
+    floor.
     """
-    data, fresh = (
-        [swiss_roll(10_000, seeded(seed)) for seed in range(start, start + 5)] for start in (100, 200)
-    )
+    data, fresh = (swiss_roll(200_000, seeded(seed)).split(10_000) for seed in (100, 200))
 
     def distance(sets: Sequence[torch.Tensor], count: int) -> float:
-        return statistics.mean(map(sliced_wasserstein, sets, (points[:count] for points in data)))
+        pairs = zip(itertools.cycle(sets), data, strict=False)
+        return statistics.mean(sliced_wasserstein(points[:count], other[:count]) for points, other in pairs)
 
+    floors = {count: distance(fresh, count) for count in (2000, 10_000)}
     found = {}
     for sampler, steps in (("few_step", 10), ("ddpm", 1000)):
-        points = sample(pipeline, sampler, steps, 10_000)
-        sets = {2000: points.split(2000), 10_000: [points] * 5}
-        for count, these in sets.items():
-            floor = distance([points[:count] for points in fresh], count)
-            found[f"{sampler}_{count}"] = distance(these, count) / floor
+        points = sample(pipeline, sampler, steps, 20_000)
+        for count, floor in floors.items():
+            found[f"{sampler}_{count}"] = distance(points.split(count), count) / floor
     return found
 
 
-def known_figures() -> Figures:
+def known_figures() -> dict[str, Figures]:
     """Return all figures that no trained network is needed for, by the function that computes them."""
     functions = (*errata.DEMONSTRATIONS, *claims.CLAIMS)
     found = {function.__name__: function() for function in functions}
@@ -114,7 +113,8 @@ def known_figures() -> Figures:
 
 def _digits(value: float, count: int) -> str:
     """Return a number with so many significant digits, as 4.0 × 10⁻⁵ if it is small."""
-    number, _, power = f"{value:.{count}g}".partition("e")
+    number, _, power = f"{value:#.{count}g}".partition("e")
+    number = number.rstrip(".")
     return (
         f"{number}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{str(int(power)).translate(_SUPERSCRIPTS)}"
         if power
@@ -122,7 +122,7 @@ def _digits(value: float, count: int) -> str:
     )
 
 
-def render_text(name: str, figures: Figures) -> str:
+def render_text(name: str, figures: dict[str, Figures]) -> str:
     """Return a text of lesson/text/ with the figures in it; a figure that is not known raises."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {
@@ -247,9 +247,7 @@ def page(run: Path, texts: dict[str, str], images: Path = HERE) -> str:
     """
     pipeline = DDPMFromScratchPipeline.from_pretrained(run)
     source = HERE / "page"
-    network = (
-        (HERE.parent / "training" / "space" / "network.js").read_text().replace("export function", "function")
-    )
+    network = (HERE.parent / "training" / "space" / "network.js").read_text()
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.from_string((source / "page.html").read_text()).render(
         styles="\n".join((source / name).read_text() for name in ("vendor/uPlot.min.css", "page.css")),

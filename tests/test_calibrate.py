@@ -132,6 +132,23 @@ def test_without_data_the_density_is_measured(run_here, tmp_path):
     assert len(loaded(2, num_inference_steps=5).images) == 2
 
 
+def test_a_calibration_with_data_is_not_lost_by_mistake(run_here, calibrated, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(calibrated[0], folder)
+    refused = calibrate(run_here, folder)
+    assert refused.returncode == 2 and "--without_data" in refused.stderr
+    assert "steps" in calibration_of(folder)
+    done = calibrate(run_here, folder, "--without_data")
+    assert done.returncode == 0 and "steps" not in calibration_of(folder)
+
+
+def test_card_says_that_its_figures_are_from_before(calibrated, tiny_run):
+    folder, done = calibrated
+    assert "figures in the card are from before" in done.stdout
+    assert "Measured before" in (folder / "README.md").read_text()
+    assert "Measured before" not in (tiny_run / "README.md").read_text()
+
+
 def test_training_calibrates_in_the_main_process_for_all(tmp_path):
     flags = ("--calibrate", "--calibration_samples=2", "--max_train_steps=2")
     data = folder_data(image_folder())  # whose features are the middle of the network

@@ -13,6 +13,7 @@ DATA = "--dataset_name=digits"
 BAD = [
     ([], "--dataset_name"),
     ([DATA, "--train_data_dir=x"], "both"),
+    (["--dataset_name=swissroll"], "'swiss_roll'"),
     ([DATA, "--learning_rat=1"], "--learning_rate"),
     ([DATA, "--learning_rate=inf"], "--learning_rate"),
     ([DATA, "--learning_rate=nan"], "--learning_rate"),

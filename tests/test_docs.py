@@ -73,7 +73,7 @@ def test_the_examples_of_the_few_step_page_run(tiny_run, tmp_path, monkeypatch):
     (tmp_path / "runs" / "digits").symlink_to(tiny_run)
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "few_step.md").read_text()
-    names: dict = {"training_samples": load_digits()[0][:8]}
+    names: dict = {"x_0": load_digits()[0][:8]}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(code, "docs/few_step.md", "exec"), names)
     assert len(names["images"]) == 4 and len(names["pipe"].scheduler.config.residuals) == 20

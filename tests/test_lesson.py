@@ -40,10 +40,10 @@ PINNED = {
     "conditional_score": {"of_plus_one": "0.81", "of_minus_one": "-2.01", "marginal": "-0.034"},
     "langevin_step": {"ratio": "2.01"},
     "closed_form_of_the_sde": {"alpha_bar_of_sde": "0.0791", "alpha_bar": "0.0786", "mean_t": "500.5"},
-    "gaussian_reverse": {"kurtosis_of_499": "-2.0"},
+    "gaussian_reverse": {"kurtosis_of_500": "-2.0"},
     "velocity_target": {"factor_at_1": "0.010", "factor_at_1000": "157"},
     "any_field": {"around_turning": "6.28", "around_score": "0.000"},
-    "exact_likelihood": {"flow_gap": "-0.000"},
+    "exact_likelihood": {"flow_gap": "-0.0003", "bound_gap": "0.93"},
     "number_of_steps": {"left_at_50": "0.60", "left_at_1000": "4.0e-05"},
     "other_noises": {"of_categorical": "0.000000", "of_cauchy": "0.000000"},
     "unit_variance": {"standardised": "1.00"},
@@ -88,13 +88,14 @@ def test_claims_hold():
     wasted = claims.wasted_steps()
     expected = {"linear_spiral": 672, "linear_digits": 700, "cosine_spiral": 935, "cosine_digits": 947}
     assert {name: wasted[name] for name in expected} == pytest.approx(expected, abs=15)
-    assert max(wasted["after_700_spiral"], wasted["after_700_digits"]) < 0.002
+    after = {"after_700_spiral": 0.0009, "after_700_digits": 0.0004}
+    assert {name: wasted[name] for name in after} == pytest.approx(after, abs=0.0001)
     ten = claims.ten_steps()
     # with the linear, cosine and sigmoid schedule
     pinned = {
-        "spiral_{}_ddim_even": (2.00, 0.94, 0.98), "digits_{}_ddim_even": (1.19, 1.08, 1.08),
-        "spiral_{}_even": (1.45, 0.91, 0.93), "digits_{}_even": (1.08, 1.06, 1.06),
-        "spiral_{}_equal_error": (0.88, 0.92, 0.88), "digits_{}_equal_error": (1.04, 1.05, 1.04),
+        "spiral_{}_ddim_even": (2.01, 0.94, 0.99), "digits_{}_ddim_even": (1.11, 1.01, 1.00),
+        "spiral_{}_even": (1.46, 0.92, 0.94), "digits_{}_even": (1.01, 0.99, 0.99),
+        "spiral_{}_equal_error": (0.88, 0.92, 0.89), "digits_{}_equal_error": (0.97, 0.98, 0.97),
     }  # fmt: skip
     expected = {
         name.format(schedule): figure
@@ -109,7 +110,8 @@ def test_claims_hold():
         "linear_fixed_small": 0.55, "cosine_fixed_small": 0.60, "sigmoid_fixed_small": 0.37,
         "linear_analytic": 0.065, "cosine_analytic": 0.04, "sigmoid_analytic": 0.09,
     }  # fmt: skip
-    assert gaps == pytest.approx(expected, abs=0.05)
+    for name, gap in gaps.items():
+        assert gap == pytest.approx(expected[name], abs=0.015 if "analytic" in name else 0.03)
 
 
 def test_texts_have_the_figures_that_are_computed(pipeline_of_the_page):

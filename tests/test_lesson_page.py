@@ -175,6 +175,28 @@ def test_reverse_brings_the_spiral_back(page):
     assert page.evaluate("reverse.position") == where
 
 
+def test_new_settings_leave_nothing_of_the_run_before(page):
+    open_tab(page, "reverse")
+    page.select_option("#reverse-sampler", "few_step")
+    page.select_option("#reverse-count", "500")
+    for _ in range(3):  # one animation, however often it is pressed
+        page.click("#reverse-start")
+    page.wait_for_function("reverse.frames.length > 3")
+    began = page.evaluate("reverse.position")
+    page.wait_for_timeout(1000)
+    assert page.evaluate("reverse.position") - began < 1.3 * 10 / 4
+    page.select_option("#reverse-sampler", "ddim")
+    page.select_option("#reverse-steps", "100")
+    assert "Press Reverse" in page.inner_text("#reverse-status")
+    assert page.is_disabled("#reverse-play") and page.evaluate("reverse.frames.length") == 1
+    for typed, used in (("-5", "0"), ("", "0"), ("1.7", "1"), ("4294967296", "999999")):
+        page.fill("#reverse-seed", typed)
+        page.press("#reverse-seed", "Tab")
+        assert page.input_value("#reverse-seed") == used
+    page.select_option("#reverse-sampler", "few_step")
+    page.select_option("#reverse-steps", "10")
+
+
 def test_seed_decides_the_points(page):
     open_tab(page, "reverse")
     page.select_option("#reverse-count", "500")

@@ -20,11 +20,11 @@ from card import write_card
 from config import OneLineErrors
 from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.calibration import DEFAULT_NUM_STEPS, Candidate
-from ddpm_from_scratch.model_cards import layout_of
+from ddpm_from_scratch.model_cards import calibrated_timesteps, layout_of
 from errors import ConfigError, exit_status
 from features import BUILT_IN_FEATURES
 from saved import add_data_flags, add_network_flags, data_config, find_processes, load_pipeline_and_data
-from storage import commit_files, disk_errors_named, temporary_folder
+from storage import commit_files, disk_errors_named, replace_file, temporary_folder
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,13 +49,20 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"what to compare samples on: auto, {', '.join(BUILT_IN_FEATURES)}, or the folder or Hub id of "
         "a transformers vision model; auto is digit_classifier for digits, else the network's own middle",
     )  # fmt: skip
+    how.add_argument(
+        "--without_data", action="store_true",
+        help="replace a calibration that was made with data by one that is made without",
+    )  # fmt: skip
     add_network_flags(how)
     return parser
 
 
 def table(candidates: Sequence[Candidate], calibration: dict[str, Any]) -> str:
-    """Return the best of each spacing for each number of steps, and which was chosen (*)."""
-    columns = {"steps": 5, "spacing": 12, "last": 5, "noise": 5, "between": 8, "times": 5, "samples": 7}
+    """Return the best of each spacing for each number of steps, and which was chosen (*).
+
+    Rows compare if as many samples were made.
+    """
+    columns = {"steps": 5, "spacing": 12, "last": 5, "tau": 5, "noise t": 8, "scale": 5, "samples": 7}
     lines = [" ".join(f"{name:>{width}}" for name, width in (columns | {"distance": 9}).items())]
     for count, entry in calibration.get("steps", {}).items():
         of_count = [one for one in candidates if len(one.plan.timesteps) == int(count)]
@@ -90,7 +97,12 @@ def save_scheduler(pipeline: DDPMFromScratchPipeline, folder: Path) -> None:
                 path.unlink()
     results = folder / "results.json"
     if results.is_file():
-        write_card(folder, json.loads(results.read_text()).get("repo_id", folder.resolve().name))
+        told = json.loads(results.read_text())
+        if told.get("evaluation"):
+            told["evaluation"]["before_calibration"] = True
+            replace_file(results, (json.dumps(told, indent=2) + "\n").encode())
+            print("the figures in the card are from before; evaluate.py measures them anew")
+        write_card(folder, told.get("repo_id", folder.resolve().name))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -103,6 +115,11 @@ def run(args: argparse.Namespace) -> None:
     if not (folder / "model_index.json").is_file():
         raise ConfigError(f"pipeline is {args.pipeline!r}, but that is not the folder of a saved pipeline.")
     has_data = args.dataset_name is not None or args.train_data_dir is not None
+    if not has_data and not args.without_data and calibrated_timesteps(folder) is not None:
+        raise ConfigError(
+            f"{args.pipeline!r} has a calibration that was made with data, and none are given: give "
+            "--dataset_name or --train_data_dir, or --without_data to lose it."
+        )
     config = data_config(args) if has_data else None
     state = find_processes()
     pipeline, data = load_pipeline_and_data(args, config)

@@ -59,6 +59,7 @@ def write_card(folder: Path, repo_id: str) -> None:
             layout_of(folder),
             num_inference_steps=config["ddpm_num_inference_steps"]
             or default_num_steps(config["ddpm_num_steps"]),
+            stock_steps=min(200, config["ddpm_num_steps"]),
             class_label=0 if config["label_column"] else None,
             guidance_scale=config["guidance_scale"] if config["guidance_scale"] != 1 else None,
             few_steps=calibrated_timesteps(folder),

@@ -56,6 +56,19 @@ function variance(points) {
 /** A number with four digits. */
 const shown = (value) => (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(2) : value.toFixed(4));
 
+let animation = 0;
+/** Call a function with the seconds since the last frame, until it returns false; one at a time. */
+function animate(draw) {
+  cancelAnimationFrame(animation);
+  let before = null;
+  const tick = (now) => {
+    const passed = before === null ? 0 : Math.max(0, now - before) / 1000;
+    before = now;
+    if (draw(passed)) animation = requestAnimationFrame(tick);
+  };
+  animation = requestAnimationFrame(tick);
+}
+
 // ---- forward
 
 const forward = { points: null, noise: null, playing: false };
@@ -84,16 +97,15 @@ function playForward(playing) {
   forward.playing = playing;
   $("forward-play").textContent = playing ? "Pause" : "Play";
   if (!playing) return;
-  if (Number($("forward-t").value) >= 1000) $("forward-t").value = 0;
-  const [start, from] = [performance.now(), Number($("forward-t").value)];
-  const tick = (now) => {
-    if (!forward.playing) return;
-    $("forward-t").value = Math.min(1000, from + (now - start) / 6);
+  let t = Number($("forward-t").value) % 1000;
+  animate((seconds) => {
+    if (!forward.playing) return false;
+    t = Math.min(1000, t + seconds * 170);
+    $("forward-t").value = t;
     drawForward();
-    if (Number($("forward-t").value) < 1000) requestAnimationFrame(tick);
-    else playForward(false);
-  };
-  requestAnimationFrame(tick);
+    if (t >= 1000) playForward(false);
+    return forward.playing;
+  });
 }
 
 // ---- reverse
@@ -126,7 +138,12 @@ function startWorker(status) {
   return worker;
 }
 
-const reverseSeed = () => Math.max(0, Math.floor(Number($("reverse-seed").value) || 0));
+/** Return the seed, and show it if what was typed is none. */
+function reverseSeed() {
+  const seed = Math.min(999999, Math.max(0, Math.floor(Number($("reverse-seed").value) || 0)));
+  $("reverse-seed").value = seed;
+  return seed;
+}
 
 /** Show the noise that a run with these settings starts from. */
 function resetReverse() {
@@ -180,17 +197,14 @@ function playReverse(playing) {
   $("reverse-play").textContent = playing ? "Pause" : "Play";
   if (!playing) return;
   if (reverse.position >= reverse.wanted) reverse.position = 0;
-  let before = performance.now();
-  const tick = (now) => {
-    if (!reverse.playing) return;
-    const moved = reverse.position + ((now - before) / 1000) * (reverse.wanted / SECONDS);
-    before = now;
+  animate((seconds) => {
+    if (!reverse.playing) return false;
+    const moved = reverse.position + seconds * (reverse.wanted / SECONDS);
     reverse.position = Math.min(moved, Math.max(reverse.frames.length - 1, 0));
     drawReverse();
-    if (reverse.position < reverse.wanted) requestAnimationFrame(tick);
-    else playReverse(false);
-  };
-  requestAnimationFrame(tick);
+    if (reverse.position >= reverse.wanted) playReverse(false);
+    return reverse.playing;
+  });
 }
 
 // ---- score
@@ -359,6 +373,7 @@ const draws = { forward: drawForward, reverse: drawReverse, score: drawScore, sc
 
 function openTab(id) {
   playForward(false);
+  playReverse(false);
   walk(false);
   for (const tab of document.querySelectorAll('[role="tab"]')) {
     const isOpen = tab.id === `tab-${id}`;
@@ -410,8 +425,8 @@ document.documentElement.dataset.theme = matchMedia("(prefers-color-scheme: dark
 $("forward-t").addEventListener("input", () => { playForward(false); drawForward(); });
 for (const id of ["forward-data", "forward-schedule"]) $(id).addEventListener("change", drawForward);
 $("forward-play").addEventListener("click", () => playForward(!forward.playing));
-$("reverse-sampler").addEventListener("change", fillSteps);
-for (const id of ["reverse-count", "reverse-seed"]) $(id).addEventListener("change", resetReverse);
+$("reverse-sampler").addEventListener("change", () => { fillSteps(); resetReverse(); });
+for (const id of ["reverse-steps", "reverse-count", "reverse-seed"]) $(id).addEventListener("change", resetReverse);
 $("reverse-start").addEventListener("click", startReverse);
 $("reverse-play").addEventListener("click", () => playReverse(!reverse.playing));
 $("reverse-where").addEventListener("input", () => {

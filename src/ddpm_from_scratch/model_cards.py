@@ -76,6 +76,7 @@ def usage(
     layout: str,
     *,
     num_inference_steps: int | None = None,
+    stock_steps: int | None = None,
     class_label: int | None = None,
     guidance_scale: float | None = None,
     few_steps: Sequence[int] | None = None,
@@ -87,6 +88,7 @@ def usage(
         repo_id: "user/name".
         layout: see layouts.py.
         num_inference_steps: number of steps to recommend.
+        stock_steps: likewise for DDPMScheduler, which is what stock classes of the portable layout sample by.
         class_label: an example of a class, for class-conditional networks.
         guidance_scale: to recommend, for networks that were trained with label dropout.
         few_steps: timesteps of a calibration, for schedulers of diffusers.
@@ -94,14 +96,16 @@ def usage(
     """
     given = {
         "batch_size": 4,
-        "num_inference_steps": num_inference_steps,
+        "num_inference_steps": None,
         "class_labels": class_label,
         "guidance_scale": guidance_scale,
     }
-    call = (
-        f"pipe({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)}).images"
-    )
     is_portable = layout == "portable"
+
+    def call(steps: int | None) -> str:
+        named = (given | {"num_inference_steps": steps}).items()
+        return f"pipe({', '.join(f'{name}={value}' for name, value in named if value is not None)}).images"
+
     trusted = "" if is_portable else ", trust_remote_code=True"
     alone = "With diffusers alone, on stock classes" if is_portable else "With diffusers and the code here"
     swap = "DDPMFromScratchScheduler.from_config(pipe.scheduler.config)"
@@ -123,7 +127,7 @@ def usage(
             "from diffusers import DiffusionPipeline",
             "",
             f'pipe = DiffusionPipeline.from_pretrained("{repo_id}"{trusted})',
-            f"images = {call}",
+            f"images = {call(stock_steps if is_portable else num_inference_steps)}",
             "```",
             "",
             "With ddpm-from-scratch installed, which checks the weights and every argument:",
@@ -132,7 +136,7 @@ def usage(
             "from ddpm_from_scratch import DDPMFromScratchPipeline",
             "",
             f'pipe = DDPMFromScratchPipeline.from_pretrained("{repo_id}")',
-            f"images = {call}",
+            f"images = {call(num_inference_steps)}",
             "```",
             "",
             "In any pipeline of diffusers, the scheduler of ddpm-from-scratch in the place of DDPMScheduler:",
