@@ -185,10 +185,16 @@ def test_new_settings_leave_nothing_of_the_run_before(page):
     began = page.evaluate("reverse.position")
     page.wait_for_timeout(1000)
     assert page.evaluate("reverse.position") - began < 1.3 * 10 / 4
-    page.select_option("#reverse-sampler", "ddim")
-    page.select_option("#reverse-steps", "100")
-    assert "Press Reverse" in page.inner_text("#reverse-status")
-    assert page.is_disabled("#reverse-play") and page.evaluate("reverse.frames.length") == 1
+    for setting, chosen in (
+        ("#reverse-sampler", "ddim"),
+        ("#reverse-steps", "5"),
+        ("#reverse-count", "1000"),
+    ):
+        page.click("#reverse-start")
+        page.wait_for_function("reverse.frames.length > 3")
+        page.select_option(setting, chosen)
+        assert "Press Reverse" in page.inner_text("#reverse-status")
+        assert page.is_disabled("#reverse-play") and page.evaluate("reverse.frames.length") == 1
     for typed, used in (("-5", "0"), ("", "0"), ("1.7", "1"), ("4294967296", "999999")):
         page.fill("#reverse-seed", typed)
         page.press("#reverse-seed", "Tab")

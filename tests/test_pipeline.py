@@ -312,3 +312,9 @@ def test_learned_variance_network_runs_under_schedulers_without_one():
 def test_wrong_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match="must be|give one|make them|only"):
         make_pipeline()(**arguments)
+
+
+@pytest.mark.parametrize("generator", [0, [seeded(), 1]])
+def test_a_seed_in_place_of_a_generator_is_refused(generator):
+    with pytest.raises(TypeError, match="must be a torch.Generator.*manual_seed"):
+        make_pipeline()(batch_size=2, generator=generator)

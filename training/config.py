@@ -252,7 +252,9 @@ class TrainingConfig:
         for name in ("beta_start", "beta_end"):
             self._require(name, lambda value: 0 < value < 1, "inside (0, 1)")
         self._require(
-            "ddpm_num_inference_steps", lambda value: value <= self.ddpm_num_steps, "at most --ddpm_num_steps"
+            "ddpm_num_inference_steps",
+            lambda value: value <= self.ddpm_num_steps,
+            f"at most --ddpm_num_steps, which is {self.ddpm_num_steps}",
         )
         if (self.dataset_name is None) == (self.train_data_dir is None):
             got = "neither" if self.dataset_name is None else "both"

@@ -130,7 +130,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: names the callback wants; only "latents" exists.
 
         Raises:
-            ValueError: an argument that is not allowed, named with the allowed values.
+            ValueError, TypeError: an argument that is not allowed, named with the allowed values.
         """
         noise_shape = (batch_size, *(sample_shape(self.unet) if latents is None else latents.shape[1:]))
         output_type = self._check_inputs(
@@ -180,10 +180,16 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         output_type: str | None,
         callback_inputs: Sequence[str],
     ) -> str:
-        """Raise ValueError for arguments that do not fit; return the output type to use."""
+        """Raise ValueError or TypeError for arguments that do not fit; return the output type to use."""
         batch_size = noise_shape[0]
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}, but must be an integer of at least 1.")
+        for one in generator if isinstance(generator, list) else [generator]:
+            if not isinstance(one, torch.Generator | None):
+                raise TypeError(
+                    f"generator is {one!r}, but must be a torch.Generator: for a seed give "
+                    "torch.Generator().manual_seed(seed)."
+                )
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(
                 f"got {len(generator)} generators for batch_size={batch_size}; give one for each sample."
