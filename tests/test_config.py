@@ -132,3 +132,8 @@ def test_presets_are_those_the_readme_names():
     names = {path.stem for path in (ROOT / "training" / "configs").glob("*.yaml")}
     assert names == {"digits", "cifar10", "image_folder_64", "swiss_roll"}
     assert all(f"training/configs/{name}.yaml" in Path(ROOT / "README.md").read_text() for name in names)
+
+
+@pytest.mark.parametrize("name", ["digits", "me/digits", "mnist"])
+def test_data_set_of_the_hub_is_not_taken_for_a_mistyped_one(name):
+    assert parse_config([f"--dataset_name={name}"]).dataset_name == name

@@ -259,9 +259,10 @@ class TrainingConfig:
         if (self.dataset_name is None) == (self.train_data_dir is None):
             got = "neither" if self.dataset_name is None else "both"
             raise ConfigError(f"give exactly one of --dataset_name and --train_data_dir, got {got}.")
-        near = difflib.get_close_matches(self.dataset_name or "", BUILT_IN_DATASETS, n=1, cutoff=0.8)
-        if near and self.dataset_name not in BUILT_IN_DATASETS and not Path(self.dataset_name or "").exists():
-            raise ConfigError(f"--dataset_name is {self.dataset_name!r}; the built-in data are {near[0]!r}.")
+        name = self.dataset_name or ""
+        close = difflib.get_close_matches(name, BUILT_IN_DATASETS, n=1, cutoff=0.8)
+        if close and name not in BUILT_IN_DATASETS and "/" not in name and not Path(name).exists():
+            raise ConfigError(f"--dataset_name is {name!r}; did you mean the built-in {close[0]!r}?")
         if self.streaming and self.max_train_steps is None:
             raise ConfigError("--streaming needs --max_train_steps: the length of a stream is not known.")
         if self.streaming and self.dataset_name in BUILT_IN_DATASETS:
