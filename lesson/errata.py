@@ -35,6 +35,11 @@ def _two_points(scheduler: DDPMFromScratchScheduler) -> GaussianMixtureDenoiser:
     return GaussianMixtureDenoiser([[-1.0], [1.0]], [[0.0]], scheduler.alphas_cumprod.tolist())
 
 
+def _two_gaussians(scheduler: DDPMFromScratchScheduler) -> GaussianMixtureDenoiser:
+    """Return the exact network of two Gaussians in one dimension, equally often."""
+    return GaussianMixtureDenoiser([[-1.0], [0.5]], [[0.04]], scheduler.alphas_cumprod.tolist())
+
+
 def sampling_noise() -> Figures:
     """The listing of sample() adds sqrt(alpha_t) z in place of sigma_t z."""
     scheduler = exact_scheduler()
@@ -165,7 +170,7 @@ def any_field() -> Figures:
 def exact_likelihood() -> Figures:
     """Diffusion is said to have a tractable likelihood, and then only a loose bound."""
     scheduler = exact_scheduler()
-    exact = GaussianMixtureDenoiser([[-1.0], [0.5]], [[0.04]], scheduler.alphas_cumprod.tolist())
+    exact = _two_gaussians(scheduler)
     samples = exact.sample(200, seeded(0))
     truth = -float(exact.log_prob(samples).mean()) / math.log(2)
     visited = torch.linspace(0, 999, 250).round().long().tolist()
@@ -181,7 +186,7 @@ def exact_likelihood() -> Figures:
 def number_of_steps() -> Figures:
     """T is chosen by how samples look, and T = 50 called too coarse."""
     scheduler = exact_scheduler(num_train_timesteps=50, scale_betas_by_length=True)
-    exact = GaussianMixtureDenoiser([[-1.0], [0.5]], [[0.04]], scheduler.alphas_cumprod.tolist())
+    exact = _two_gaussians(scheduler)
     samples = exact.sample(2000, seeded(0))
     bound = variational_bound(exact, scheduler, samples, data_levels=None, generator=seeded(1))
     return {

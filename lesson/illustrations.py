@@ -34,6 +34,7 @@ from ddpm_from_scratch.plots import (  # noqa: E402
 )
 from ddpm_from_scratch.score import langevin, tweedie  # noqa: E402
 from ddpm_from_scratch.toy_data import swiss_roll  # noqa: E402
+from exact import SCHEDULES as EXACT_SCHEDULES  # noqa: E402
 from exact import exact_mixture, exact_scheduler, narrow_mixture, seeded  # noqa: E402
 from worked import SCHEDULES  # noqa: E402
 
@@ -176,10 +177,10 @@ def few_steps(path: Path) -> None:
     chains = {"ddim_even": "DDIM, even", "even": "few-step, even", "equal_error": "few-step, equal errors"}
     for axes, name in zip(figure.subplots(ncols=2), ("spiral", "digits"), strict=True):
         heights = {
-            label: [found[f"{name}_{schedule}_{how}"] for schedule in ("linear", "cosine", "sigmoid")]
+            label: [found[f"{name}_{schedule}_{how}"] for schedule in EXACT_SCHEDULES]
             for how, label in chains.items()
         }
-        bars(axes, ("linear", "cosine", "sigmoid"), heights)
+        bars(axes, tuple(EXACT_SCHEDULES), heights)
         axes.axhline(1, color="#777777", linestyle="--", linewidth=1)
         axes.set_title(name)
     figure.axes[0].set_ylabel("sliced W2 / floor")
@@ -193,7 +194,7 @@ def gaps(path: Path) -> None:
 
     found = bound_gaps()
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes, schedules = figure.subplots(), ("linear", "cosine", "sigmoid")
+    axes, schedules = figure.subplots(), tuple(EXACT_SCHEDULES)
     kinds = {"fixed_small": "posterior's variance", "analytic": "analytic variance"}
     bars(
         axes, schedules,

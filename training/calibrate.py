@@ -8,7 +8,6 @@ for `num_inference_steps=10`. Without data only the density of nodes is measured
 """
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrations import calibrate_pipeline
-from card import write_card
+from card import note_calibration
 from config import OneLineErrors
 from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.calibration import DEFAULT_NUM_STEPS, Candidate
@@ -24,7 +23,7 @@ from ddpm_from_scratch.model_cards import calibrated_timesteps, layout_of
 from errors import ConfigError, exit_status
 from features import BUILT_IN_FEATURES
 from saved import add_data_flags, add_network_flags, data_config, find_processes, load_pipeline_and_data
-from storage import commit_files, disk_errors_named, replace_file, temporary_folder
+from storage import commit_files, disk_errors_named, temporary_folder
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -95,14 +94,7 @@ def save_scheduler(pipeline: DDPMFromScratchPipeline, folder: Path) -> None:
         for path in (folder / "scheduler").glob("*.py"):  # the code of the scheduler before
             if path.name not in written:
                 path.unlink()
-    results = folder / "results.json"
-    if results.is_file():
-        told = json.loads(results.read_text())
-        if told.get("evaluation"):
-            told["evaluation"]["before_calibration"] = True
-            replace_file(results, (json.dumps(told, indent=2) + "\n").encode())
-            print("the figures in the card are from before; evaluate.py measures them anew")
-        write_card(folder, told.get("repo_id", folder.resolve().name))
+    note_calibration(folder)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -95,5 +95,25 @@ def add_likelihood(folder: Path, likelihood: dict[str, Any], chart: Path) -> Non
     if not _RECORDED <= set(results):
         return
     replace_file(folder / chart.name, chart.read_bytes())
-    replace_file(path, (json.dumps(results | {"likelihood": likelihood}, indent=2) + "\n").encode())
+    _replace_results(folder, results | {"likelihood": likelihood})
+
+
+def note_calibration(folder: Path) -> None:
+    """Write the card of a run anew, and that its figures are from before the calibration.
+
+    Nothing happens in a folder that is not of a run.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return
+    results = json.loads(path.read_text())
+    if results.get("evaluation"):
+        results["evaluation"]["before_calibration"] = True
+        print("the figures in the card are from before; evaluate.py measures them anew")
+    _replace_results(folder, results)
+
+
+def _replace_results(folder: Path, results: dict[str, Any]) -> None:
+    """Replace results.json and the card that is written from it."""
+    replace_file(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     write_card(folder, results.get("repo_id", folder.resolve().name))

@@ -94,17 +94,17 @@ def usage(
         few_steps: timesteps of a calibration, for schedulers of diffusers.
         sample_shape: of one sample, which they need.
     """
-    given = {
-        "batch_size": 4,
-        "num_inference_steps": None,
-        "class_labels": class_label,
-        "guidance_scale": guidance_scale,
-    }
     is_portable = layout == "portable"
 
     def call(steps: int | None) -> str:
-        named = (given | {"num_inference_steps": steps}).items()
-        return f"pipe({', '.join(f'{name}={value}' for name, value in named if value is not None)}).images"
+        given = {
+            "batch_size": 4,
+            "num_inference_steps": steps,
+            "class_labels": class_label,
+            "guidance_scale": guidance_scale,
+        }
+        named = (f"{name}={value}" for name, value in given.items() if value is not None)
+        return f"pipe({', '.join(named)}).images"
 
     trusted = "" if is_portable else ", trust_remote_code=True"
     alone = "With diffusers alone, on stock classes" if is_portable else "With diffusers and the code here"

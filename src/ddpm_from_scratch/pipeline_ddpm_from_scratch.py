@@ -136,6 +136,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         output_type = self._check_inputs(
             noise_shape, generator, latents, output_type, callback_on_step_end_tensor_inputs
         )
+        generator = checks.generator(generator, batch_size)
         device = self._execution_device
         dtype = getattr(self.unet, "dtype", torch.float32)
         labels = self._class_labels(class_labels, batch_size, device)
@@ -180,16 +181,10 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         output_type: str | None,
         callback_inputs: Sequence[str],
     ) -> str:
-        """Raise ValueError or TypeError for arguments that do not fit; return the output type to use."""
+        """Raise ValueError for arguments that do not fit; return the output type to use."""
         batch_size = noise_shape[0]
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}, but must be an integer of at least 1.")
-        for one in generator if isinstance(generator, list) else [generator]:
-            if not isinstance(one, torch.Generator | None):
-                raise TypeError(
-                    f"generator is {one!r}, but must be a torch.Generator: for a seed give "
-                    "torch.Generator().manual_seed(seed)."
-                )
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(
                 f"got {len(generator)} generators for batch_size={batch_size}; give one for each sample."
