@@ -38,7 +38,9 @@ def positions_of(batch_size: int, rank: int, world_size: int, start: int) -> Ite
 
 
 def load_batches(dataset: Dataset, items: Iterable[list[Any]], num_workers: int) -> Iterator[Batch]:
-    """Yield `dataset.__getitems__` of each list of items, in order, loaded by `num_workers` processes."""
+    """Yield `dataset.__getitems__` of each list of items, in order; 0 workers: loaded here."""
+    if num_workers == 0:
+        return map(dataset.__getitems__, items)  # type: ignore[attr-defined]
     loader: DataLoader = DataLoader(
         dataset,
         batch_sampler=items,  # type: ignore[arg-type]
@@ -85,13 +87,15 @@ class PositionDataset(Dataset):
         return self._order
 
     def indices_at(self, positions: Sequence[int]) -> list[int]:
-        """Return which samples stand at positions of the sequence."""
-        epochs, offsets = np.divmod(np.asarray(positions), self.num_samples)
-        indices = np.empty(len(offsets), dtype=np.int64)
-        for epoch in range(epochs.min(), epochs.max() + 1):
-            there = epochs == epoch
-            indices[there] = self._order_of(epoch).numpy()[offsets[there]]
-        return indices.tolist()
+        """Return which samples stand at consecutive positions of the sequence."""
+        indices: list[int] = []
+        first, end = positions[0], positions[0] + len(positions)
+        while first < end:
+            epoch, offset = divmod(first, self.num_samples)
+            part = self._order_of(epoch)[offset : offset + end - first].tolist()
+            indices += part
+            first += len(part)
+        return indices
 
     def __getitems__(self, positions: list[int]) -> Batch:
         """Return the batch of some positions; "problems" lists the images that cannot be read.

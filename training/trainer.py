@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.optimization import get_scheduler
+from torch import nn
 from tqdm.auto import tqdm
 
 import checkpoint
@@ -69,11 +70,11 @@ class Outcome(NamedTuple):
 
 
 class _Draw(NamedTuple):
-    """What is random about a batch."""
+    """What is random about a batch; `weights` of the losses, None if they are all one."""
 
     noise: torch.Tensor
     timesteps: torch.Tensor
-    weights: torch.Tensor
+    weights: torch.Tensor | None
     labels: torch.Tensor | None
 
 
@@ -115,6 +116,9 @@ class Trainer:
             cpu.keep_large_allocations()
             if accelerator.mixed_precision == "bf16" and data.sample_shape[-1] <= 32:
                 cpu.use_plain_attention(self.network)
+        self._has_dropout = any(
+            isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self.network.modules()
+        )
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.updater = make_updater(accelerator, self.network, config)
         self.model = self.updater.model
@@ -274,18 +278,21 @@ class Trainer:
                     class_labels=draw.labels, loss_weighting=config.loss_weighting,
                     snr_gamma=config.snr_gamma, vlb_weight=config.vlb_weight, data_levels=self.data.levels,
                 )  # fmt: skip
-                weighted = (draw.weights * losses).mean() / config.gradient_accumulation_steps
+                weighted = losses if draw.weights is None else draw.weights * losses
+                weighted = weighted.mean() / config.gradient_accumulation_steps
                 self.updater.backward(weighted)
             total += weighted.detach()
             seen.append((draw.timesteps, losses.detach()))
         norm = self.updater.gradient_norm()
-        is_bad = ~torch.isfinite(total + norm)
-        asked = torch.tensor(float(self.stop.signal is not None), device=total.device)
-        # One small collective call, in which the processes agree on what this update was.
-        status = torch.stack([total, norm, is_bad.float(), asked])
-        loss, length, bad, stop = accelerator.reduce(status, "sum").tolist()
+        asked = total.new_tensor(self.stop.signal is not None)
+        # One small collective call, in which the processes agree on what this update was: a sum is not finite
+        # if it is so in any of them.
+        status = torch.stack([total, norm, asked])
+        if accelerator.num_processes > 1:
+            status = accelerator.reduce(status, "sum")
+        loss, length, stop = status.tolist()
         loss, length = loss / accelerator.num_processes, length / accelerator.num_processes
-        applied = self.updater.step(self.learning_rates, length, skip=bool(bad))
+        applied = self.updater.step(self.learning_rates, length, skip=not math.isfinite(loss + length))
         if applied and self.ema is not None:
             self.ema.update(self.network)
         if applied and self.loss_aware is not None:
@@ -304,12 +311,13 @@ class Trainer:
         def stream(purpose: str, on: torch.device | str = "cpu") -> torch.Generator:
             return torch.Generator(on).manual_seed(stream_seed(config.seed, purpose, *where))
 
-        self._seed_dropout(stream_seed(config.seed, "dropout", *where))
+        if self._has_dropout:
+            self._seed_dropout(stream_seed(config.seed, "dropout", *where))
         noise = torch.randn(samples.shape, generator=stream("noise", device), device=device)
         if labels is not None and self.null_label is not None:
             labels = drop_labels(labels, self.null_label, config.label_dropout, stream("labels"))
         # On the CPU, because not every device has the float64 of the strata.
-        generator, weights = stream("timesteps"), torch.ones(())
+        generator, weights = stream("timesteps"), None
         if self.loss_aware is not None:
             timesteps, weights = self.loss_aware.sample(size, generator)
         elif config.timestep_sampling == "uniform":
@@ -319,7 +327,7 @@ class Trainer:
             timesteps = stratified_timesteps(
                 size, num_steps, generator, first_stratum=part * size, num_strata=self.samples_per_update
             )
-        return _Draw(noise, timesteps.to(device), weights.to(device), labels)
+        return _Draw(noise, timesteps.to(device), None if weights is None else weights.to(device), labels)
 
     def _seed_dropout(self, seed: int) -> None:
         """Seed what layers draw from; torch.manual_seed takes a millisecond for devices not there."""
