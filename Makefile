@@ -5,17 +5,21 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-oldest lesson lint format install clean
+.PHONY: train test test-oldest lesson lesson-page lesson-notebook lint format install clean
 
 train: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(CORES) training/train.py --config training/configs/digits.yaml --overwrite_output_dir
 
-# Trains the Swiss roll and makes the lesson from it: texts, pictures, page and notebook.
+# Trains the Swiss roll and makes the lesson from it: texts, pictures and page, and beside them the notebook.
 lesson: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(CORES) training/train.py --config training/configs/swiss_roll.yaml --overwrite_output_dir
-	OMP_NUM_THREADS=1 $(BIN)/python lesson/illustrations.py runs/swiss_roll
+	$(MAKE) --jobs 2 lesson-page lesson-notebook
+
+lesson-page:
 	OMP_NUM_THREADS=1 $(BIN)/python lesson/build.py runs/swiss_roll
-	$(BIN)/jupyter execute --inplace lesson/21-ddpm-2d.ipynb
+
+lesson-notebook:
+	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace lesson/21-ddpm-2d.ipynb
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder

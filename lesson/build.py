@@ -1,7 +1,8 @@
 """The lesson from a trained network: `python lesson/build.py [runs/swiss_roll]`.
 
-Computes all figures, and writes errata.md and lesson.md from lesson/text/ and index.html, the page, from
-lesson/page/. The page needs no other file and no network: weights, chains, data and pictures are in it.
+Draws the pictures into lesson/images/, computes all figures, and writes errata.md and lesson.md from
+lesson/text/ and index.html, the page, from lesson/page/. The page needs no other file and no network:
+weights, chains, data and pictures are in it. Takes two to three minutes on one CPU core.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import Environment, StrictUndefined
+from tqdm.auto import tqdm
 
 HERE = Path(__file__).resolve().parent
 for folder in ("benchmarks", "training"):
@@ -31,11 +33,12 @@ import worked  # noqa: E402
 from computed import Figures  # noqa: E402
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler  # noqa: E402
 from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
+from ddpm_from_scratch.models import sample_shape  # noqa: E402
 from ddpm_from_scratch.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule  # noqa: E402
 from ddpm_from_scratch.plots import COLOURS  # noqa: E402
 from ddpm_from_scratch.toy_data import POINT_DATASETS, swiss_roll  # noqa: E402
 from exact import seeded  # noqa: E402
-from illustrations import NAMES  # noqa: E402
+from illustrations import NAMES, draw, quiet  # noqa: E402
 from make_space import WEIGHTS, chain_steps  # noqa: E402
 
 TEXTS = ("errata.md", "lesson.md")
@@ -73,12 +76,9 @@ def chain_of(pipeline: DDPMFromScratchPipeline, sampler: str) -> Any:
 
 def sample(pipeline: DDPMFromScratchPipeline, sampler: str, num_steps: int, count: int) -> torch.Tensor:
     """Return points that a sampler makes with the pipeline's network."""
-    pipeline = DDPMFromScratchPipeline(pipeline.unet, chain_of(pipeline, sampler))
-    pipeline.set_progress_bar_config(disable=True)
-    images = pipeline(
+    return quiet(pipeline, chain_of(pipeline, sampler))(
         batch_size=count, generator=seeded(0), num_inference_steps=num_steps, output_type="pt"
     ).images
-    return images
 
 
 def quality(pipeline: DDPMFromScratchPipeline) -> dict[str, float]:
@@ -104,7 +104,7 @@ def quality(pipeline: DDPMFromScratchPipeline) -> dict[str, float]:
 
 def known_figures() -> dict[str, Figures]:
     """Return all figures that no trained network is needed for, by the function that computes them."""
-    functions = (*errata.DEMONSTRATIONS, *claims.CLAIMS)
+    functions = tqdm((*errata.DEMONSTRATIONS, *claims.CLAIMS), desc="figures", unit="demonstration")
     found = {function.__name__: function() for function in functions}
     short = {"left": worked.signal_left, "one_step": worked.one_step, "five": worked.five_steps}
     short |= {"jump": worked.jump, "training": worked.training_step, "reverse": worked.reverse_step}
@@ -276,13 +276,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("run", nargs="?", type=Path, default=Path("runs/swiss_roll"))
     parser.add_argument("--output_dir", type=Path, default=HERE)
     args = parser.parse_args(argv)
+    if not (args.run / "model_index.json").is_file():
+        parser.error(
+            f"there is no pipeline in {str(args.run)!r}; train it: accelerate launch training/train.py "
+            f"--config training/configs/swiss_roll.yaml --output_dir {args.run}"
+        )
     pipeline = DDPMFromScratchPipeline.from_pretrained(args.run)
+    if (shape := sample_shape(pipeline.unet)) != (2,):
+        parser.error(
+            f"the pipeline in {str(args.run)!r} makes samples of shape {shape}, but must make points."
+        )
+    draw(args.run, pipeline, args.output_dir / "images")
     figures = known_figures() | {"quality": quality(pipeline)}
     texts = {name: render_text(name, figures) for name in TEXTS}
     for name, text in texts.items():
         (args.output_dir / name).write_text(text)
-    (args.output_dir / "index.html").write_text(page(args.run, texts))
-    print(f"written to {args.output_dir}: {', '.join((*TEXTS, 'index.html'))}")
+    (args.output_dir / "index.html").write_text(page(args.run, texts, args.output_dir))
+    print(f"written to {args.output_dir}: images, {', '.join((*TEXTS, 'index.html'))}")
 
 
 if __name__ == "__main__":

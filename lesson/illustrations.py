@@ -1,9 +1,5 @@
-"""The lesson's pictures: `python lesson/illustrations.py [runs/swiss_roll]` draws them into lesson/images/.
+"""The lesson's pictures, all of them of the library's own functions; `build.py` has them drawn."""
 
-All of them are of the library's own functions. Takes about a minute on two CPU cores.
-"""
-
-import argparse
 import functools
 import shutil
 import sys
@@ -39,6 +35,13 @@ from exact import exact_mixture, exact_scheduler, narrow_mixture, seeded  # noqa
 from worked import SCHEDULES  # noqa: E402
 
 NAMES = {"linear": "linear", "cosine": "cosine", "sigmoid": "sigmoid (Jabri)", "geodiff": "sigmoid (GeoDiff)"}
+
+
+def quiet(pipeline: DDPMFromScratchPipeline, scheduler: Any) -> DDPMFromScratchPipeline:
+    """Return a pipeline's network with another scheduler, without a progress bar."""
+    pipeline = DDPMFromScratchPipeline(pipeline.unet, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def line_chart(
@@ -79,8 +82,8 @@ def forward(path: Path, num_points: int = 1000, every: int = 40) -> None:
 
 def reverse(pipeline: DDPMFromScratchPipeline, path: Path, num_points: int = 1000, frames: int = 26) -> None:
     """Animate ancestral sampling with a trained network."""
-    pipeline = ancestral(pipeline)
-    walked = pipeline(
+    ancestral = quiet(pipeline, DDPMFromScratchScheduler.from_config(pipeline.scheduler.config))
+    walked = ancestral(
         batch_size=num_points, generator=seeded(0), num_inference_steps=1000, output_type="np",
         return_trajectory=True,
     ).trajectory.numpy()  # fmt: skip
@@ -91,11 +94,13 @@ def reverse(pipeline: DDPMFromScratchPipeline, path: Path, num_points: int = 100
     )
 
 
-def ancestral(pipeline: DDPMFromScratchPipeline) -> DDPMFromScratchPipeline:
-    """Return the pipeline with ancestral sampling."""
-    return DDPMFromScratchPipeline(
-        pipeline.unet, DDPMFromScratchScheduler.from_config(pipeline.scheduler.config)
-    )
+def paths_of_few_steps(pipeline: DDPMFromScratchPipeline, path: Path) -> None:
+    """Draw the paths of some points by ten steps without noise."""
+    few = quiet(pipeline, FewStepScheduler.from_config(pipeline.scheduler.config, noise_level=0.0))
+    walked = few(
+        batch_size=60, generator=seeded(0), num_inference_steps=10, output_type="np", return_trajectory=True
+    ).trajectory.numpy()
+    trajectories(walked, path, swiss_roll(1000, seeded(0)).numpy())
 
 
 def strip(path: Path) -> None:
@@ -233,45 +238,28 @@ def picking_t(path: Path) -> None:
     )  # fmt: skip
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Draw the pictures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/swiss_roll"))
-    parser.add_argument("--output_dir", type=Path, default=HERE / "images")
-    args = parser.parse_args(argv)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    pipeline = DDPMFromScratchPipeline.from_pretrained(args.run)
-    pipeline.set_progress_bar_config(disable=True)
+def draw(run: Path, pipeline: DDPMFromScratchPipeline, folder: Path) -> None:
+    """Draw all pictures into a folder.
+
+    Args:
+        run: folder of the pipeline, with the picture of its loss.
+        pipeline: the trained network and its few-step scheduler.
+        folder: made if it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     tables = {
         NAMES[name]: DDPMFromScratchScheduler(beta_schedule=schedule).alphas_cumprod
         for name, schedule in SCHEDULES.items()
     }
-
-    def paths_of_few_steps(path: Path) -> None:
-        few = DDPMFromScratchPipeline(
-            pipeline.unet, FewStepScheduler.from_config(pipeline.scheduler.config, noise_level=0.0)
-        )
-        few.set_progress_bar_config(disable=True)
-        walked = few(
-            batch_size=60,
-            generator=seeded(0),
-            num_inference_steps=10,
-            output_type="np",
-            return_trajectory=True,
-        )
-        trajectories(walked.trajectory.numpy(), path, swiss_roll(1000, seeded(0)).numpy())
-
     drawn = {
         "forward.gif": forward,
         "reverse.gif": lambda path: reverse(pipeline, path),
         "strip.png": strip,
         "signal_left.png": lambda path: signal_left(tables, path),
         "schedules.png": lambda path: schedule_chart(tables, path),
-        "loss.png": lambda path: shutil.copy(args.run / "loss.png", path),
+        "loss.png": lambda path: shutil.copy(run / "loss.png", path),
         "targets.png": targets,
-        "trajectories.png": paths_of_few_steps,
+        "trajectories.png": lambda path: paths_of_few_steps(pipeline, path),
         "score.png": lambda path: scores(path, path.with_name("tweedie.png"), path.with_name("langevin.png")),
         "langevin_steps.png": langevin_steps,
         "gaps.png": gaps,
@@ -280,9 +268,5 @@ def main(argv: list[str] | None = None) -> None:
         "picking_t.png": picking_t,
     }
     with torch.no_grad():
-        for name, draw in tqdm(drawn.items(), desc="drawing", unit="picture"):
-            draw(args.output_dir / name)
-
-
-if __name__ == "__main__":
-    main()
+        for name, picture in tqdm(drawn.items(), desc="drawing", unit="picture"):
+            picture(folder / name)

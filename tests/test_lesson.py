@@ -8,6 +8,7 @@ import nbformat
 import pytest
 import torch
 
+import build
 import claims
 import errata
 import sequences
@@ -112,6 +113,15 @@ def test_claims_hold():
     }  # fmt: skip
     for name, gap in gaps.items():
         assert gap == pytest.approx(expected[name], abs=0.015 if "analytic" in name else 0.03)
+
+
+def test_what_the_page_cannot_be_built_from_is_one_line(tiny_run, tmp_path, capsys):
+    images = tmp_path / "images"
+    for run, message in ((tmp_path, "there is no pipeline"), (tiny_run, "must make points")):
+        with pytest.raises(SystemExit) as stopped:
+            build.main([str(run), f"--output_dir={tmp_path}"])
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not images.exists()
 
 
 def test_texts_have_the_figures_that_are_computed(pipeline_of_the_page):
