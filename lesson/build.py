@@ -58,6 +58,7 @@ _STEPS = {
 _TOTALS = (50, 100, 200, 500, 1000, 4000)
 _SCALABLE = ("linear", "geodiff")  # their betas are meant for T = 1000
 _STILLS = {"forward.gif": 0.25, "reverse.gif": 0.97}  # which part of an animation the page shows
+FORMULA_FONT = "STIXTwoMath-subset.woff"
 _POINTS, _POINT_UNIT = 2000, 4 / 32767
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -248,9 +249,11 @@ def page(run: Path, texts: dict[str, str], images: Path = HERE) -> str:
     pipeline = DDPMFromScratchPipeline.from_pretrained(run)
     source = HERE / "page"
     network = (HERE.parent / "training" / "space" / "network.js").read_text()
+    font = base64.b64encode((source / "vendor" / FORMULA_FONT).read_bytes()).decode()
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    styles = environment.from_string((source / "page.css").read_text()).render(formula_font=font)
     return environment.from_string((source / "page.html").read_text()).render(
-        styles="\n".join((source / name).read_text() for name in ("vendor/uPlot.min.css", "page.css")),
+        styles=f"{(source / 'vendor' / 'uPlot.min.css').read_text()}\n{styles}",
         parameters=f"{sum(p.numel() for p in pipeline.unet.parameters()):,}",
         tabs=[{"id": name, "title": title} for name, title in TABS.items()],
         datasets=sorted(POINT_DATASETS, key=lambda name: name != "swiss_roll"),

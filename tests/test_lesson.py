@@ -1,5 +1,6 @@
 """The lesson: every figure of its texts is computed here; cards, notebook and example hold."""
 
+import html
 import importlib
 import json
 import re
@@ -151,6 +152,20 @@ def test_card_has_equation_picture_function_and_source(card):
             found = importlib.import_module(f"{found.__name__}.{part}")
     assert callable(found) and found.__doc__
     assert re.search(r"\d{4}", last)
+
+
+def test_the_font_of_the_page_has_every_sign_of_its_formulas():
+    from fontTools.ttLib import TTFont
+
+    known = TTFont(HERE / "page" / "vendor" / build.FORMULA_FONT).getBestCmap()
+    formulas = re.findall(r"<math.*?</math>", (HERE / "index.html").read_text(), flags=re.S)
+    signs = set(html.unescape("".join(re.sub(r"<[^>]+>", "", formula) for formula in formulas)))
+    letters = set(map(html.unescape, re.findall(r"<mi>(\w|&#x[0-9A-F]+;)</mi>", "".join(formulas))))
+    # A browser sets a letter that stands alone in italics, which are signs of their own; that of h is apart.
+    for first, last, italic in (("a", "z", 0x1D44E), ("A", "Z", 0x1D434), ("\u03b1", "\u03c9", 0x1D6FC)):
+        alone = [letter for letter in letters - {"h"} if first <= letter <= last]
+        signs |= {chr(italic + ord(letter) - ord(first)) for letter in alone}
+    assert len(letters) > 20 and {sign for sign in signs if ord(sign) not in known} == set()
 
 
 def test_notebook_runs(tmp_path):

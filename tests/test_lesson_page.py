@@ -324,3 +324,14 @@ def test_formulas_are_mathml_and_pictures_are_in_the_page(page):
     assert page.eval_on_selector_all("img", "all => all.every(one => one.src.startsWith('data:'))")
     for name in SAMPLERS:
         assert page.locator(f"#reverse-sampler option[value={name}]").count() == 1
+
+
+def test_subscripts_are_below_the_line(page):
+    open_tab(page, "reverse")
+    page.evaluate("document.fonts.ready")
+    below = page.eval_on_selector_all(
+        "#reverse msub",
+        "all => all.map(one => Array.from(one.children, child => child.getBoundingClientRect().bottom))"
+        ".map(([base, sub]) => sub - base)",
+    )
+    assert len(below) > 20 and min(below) > 1
