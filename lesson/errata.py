@@ -108,13 +108,16 @@ def langevin_step() -> Figures:
     """A reverse step is said to look like a Langevin step."""
     scheduler = exact_scheduler()
     beta, alpha_bar = float(scheduler.betas[500]), scheduler.alphas_cumprod[500].double()
-    # The mean of the reverse step with score 1 at x_t = 0, and eta of the Langevin step with the same noise.
-    exact_noise = -((1 - alpha_bar) ** 0.5).reshape(1, 1)
-    ancestral = DDPMFromScratchScheduler.from_config(scheduler.config, variance_type="fixed_large")
-    step = ancestral.step(exact_noise, 500, torch.zeros(1, 1, dtype=torch.float64), generator=seeded(0))
-    noise = torch.randn(1, 1, generator=seeded(0), dtype=torch.float64) * beta**0.5
-    of_score = float(step.prev_sample - noise)
-    return {"beta": beta, "eta": beta / 2, "of_score": of_score, "ratio": of_score / (beta / 2)}
+    # By how much the mean of the reverse step moves x_t: at 0 with score 1, at 1 with score 0, and at 1 with
+    # score -1, that of N(0, 1).
+    x_t, score = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, -1.0]], dtype=torch.float64).split(1, dim=1)
+    exact_noise = -((1 - alpha_bar) ** 0.5) * score
+    step = DDPMFromScratchScheduler.from_config(scheduler.config, variance_type="fixed_large").step(
+        exact_noise, 500, x_t, variance_noise=torch.zeros_like(x_t)
+    )
+    of_score, of_x, on_normal = (step.prev_sample - x_t).flatten().tolist()
+    eta = beta / 2  # of the Langevin step with the same noise, which moves by eta times the score
+    return {"eta": eta, "ratio": of_score / eta, "of_x": of_x / eta, "ratio_on_normal": on_normal / -eta}
 
 
 def closed_form_of_the_sde() -> Figures:
@@ -151,7 +154,11 @@ def velocity_target() -> Figures:
     """V is called a variant of x_0, and more stable at small t."""
     alpha_bars = exact_scheduler().alphas_cumprod.double()
     factors = ((1 - alpha_bars) / alpha_bars).sqrt()
-    return {"factor_at_1": float(factors[0]), "factor_at_1000": float(factors[-1])}
+    return {
+        "factor_at_1": float(factors[0]),
+        "factor_at_1000": float(factors[-1]),
+        "of_sample_at_1": float(1 / factors[0]),  # an error of x_0 as one of the noise
+    }
 
 
 def any_field() -> Figures:

@@ -335,3 +335,23 @@ def test_subscripts_are_below_the_line(page):
         ".map(([base, sub]) => sub - base)",
     )
     assert len(below) > 20 and min(below) > 1
+
+
+def test_an_address_of_a_tab_opens_at_the_top(browser):
+    for name in TABS:
+        opened = browser.new_page(viewport={"width": 390, "height": 844})
+        opened.goto(f"{PAGE.as_uri()}#{name}")
+        opened.wait_for_timeout(300)
+        assert opened.evaluate(f"!document.getElementById('{name}').hidden && scrollY === 0"), name
+        opened.close()
+
+
+def test_dragging_over_the_chart_does_not_zoom(page):
+    open_tab(page, "schedules")
+    box = page.locator("#schedules-chart .u-over").bounding_box()
+    before = page.evaluate("[chart.scales.x.min, chart.scales.x.max]")
+    page.mouse.move(box["x"] + 50, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 150, box["y"] + 60, steps=5)
+    page.mouse.up()
+    assert page.evaluate("[chart.scales.x.min, chart.scales.x.max]") == before

@@ -312,7 +312,7 @@ function drawSchedules() {
   const ink = { stroke: colour("--ink"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
   const colours = lesson.colours[document.documentElement.dataset.theme];
   chart = new uPlot({
-    width, height: Math.round(width * 0.72), cursor: { y: false }, legend: { show: false }, scales: { x: { time: false } },
+    width, height: Math.round(width * 0.72), cursor: { y: false, drag: { x: false, y: false } }, legend: { show: false }, scales: { x: { time: false } },
     axes: [{ ...ink, label: "time t" }, { ...ink, label: asLog ? "log10 of the signal-to-noise ratio" : "signal left, a" }],
     series: [{}, ...tables.map(([name], index) => ({ label: name, stroke: colours[index], width: 2.5, dash: DASHES[index] }))],
     hooks: { draw: [markTime] },
@@ -413,6 +413,8 @@ document.addEventListener("keydown", (event) => {
 });
 const inAddress = () => (tabs.includes(location.hash.slice(1)) ? location.hash.slice(1) : "forward");
 for (const event of ["hashchange", "popstate"]) addEventListener(event, () => { openTab(inAddress()); scrollTo(0, 0); });
+// A browser scrolls to the panel that the address names, after the page has opened it.
+addEventListener("load", () => setTimeout(() => scrollTo(0, 0)));
 addEventListener("resize", () => draws[current()]());
 
 $("theme").addEventListener("click", () => {
