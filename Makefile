@@ -30,7 +30,7 @@ test-oldest:
 	grep -vE '^(diffusers|huggingface_hub|httpx2|httpcore2)==' constraints.txt > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt torch
 	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e '.[train]' diffusers==0.42.0 huggingface_hub==1.32.0 pytest hypothesis
-	.venv-oldest/bin/python -m pytest tests/test_layouts.py tests/test_code_file.py tests/test_loading.py tests/test_safe_loading.py tests/test_push.py tests/test_space.py tests/test_pipeline.py
+	.venv-oldest/bin/python -m pytest tests/test_layouts.py tests/test_code_file.py tests/runs/test_loading.py tests/test_safe_loading.py tests/test_push.py tests/test_space.py tests/test_pipeline.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -13,7 +13,6 @@ import functools
 import inspect
 import json
 import statistics
-import sys
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -25,27 +24,25 @@ import diffusers
 import torch
 from tqdm.auto import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
-
-from cpu import keep_large_allocations, use_plain_attention  # noqa: E402
-from data import load_digits  # noqa: E402
-from ddpm_from_scratch import (  # noqa: E402
+from ddpm_from_scratch import (
     DDPMFromScratchPipeline,
     DDPMFromScratchScheduler,
     FewStepScheduler,
     calibrate,
 )
-from ddpm_from_scratch.metrics import (  # noqa: E402
+from ddpm_from_scratch.data.datasets import load_digits
+from ddpm_from_scratch.data.exact import exact_mixture, exact_scheduler, seeded
+from ddpm_from_scratch.density.residuals import residual_curve
+from ddpm_from_scratch.evaluation.features import load_digit_classifier, train_classifier
+from ddpm_from_scratch.measures.metrics import (
     frechet_distance,
     projected_wasserstein,
     sliced_wasserstein,
     unit_directions,
 )
-from ddpm_from_scratch.plots import quality_chart  # noqa: E402
-from ddpm_from_scratch.residuals import residual_curve  # noqa: E402
-from exact import exact_mixture, exact_scheduler, seeded  # noqa: E402
-from features import load_digit_classifier, train_classifier  # noqa: E402
-from pictures import glyphs  # noqa: E402
+from ddpm_from_scratch.runtime.cpu import keep_large_allocations, use_plain_attention
+from pictures import glyphs
+from quality_chart import quality_chart
 
 NUM_STEPS = (5, 10, 20, 50, 100, 1000)
 FEW = (5, 10, 20)

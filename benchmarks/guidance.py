@@ -13,8 +13,8 @@ from sklearn.svm import SVC
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
-from ddpm_from_scratch.objectives import denoising_losses, drop_labels
-from ddpm_from_scratch.timestep_samplers import stratified_timesteps
+from ddpm_from_scratch.learning.objectives import denoising_losses, drop_labels
+from ddpm_from_scratch.learning.timestep_samplers import stratified_timesteps
 
 NULL_LABEL = 10
 BATCH_SIZE = 64

@@ -7,7 +7,7 @@ from diffusers import SchedulerMixin
 from diffusers.models.modeling_utils import ModelMixin
 
 from ddpm_from_scratch import DDPMFromScratchPipeline
-from ddpm_from_scratch.metrics import frechet_distance, sliced_wasserstein
+from ddpm_from_scratch.measures.metrics import frechet_distance, sliced_wasserstein
 
 
 class Judge:

@@ -18,7 +18,6 @@ import argparse
 import itertools
 import json
 import shlex
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,16 +27,15 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "training"))
+from ddpm_from_scratch.data.datasets import load_digits
+from ddpm_from_scratch.evaluation.features import train_classifier
+from ddpm_from_scratch.networks.models import model_config
+from ddpm_from_scratch.training.config import parse_config
+from judge import Judge
+from loops import Ours, quiet
+from pictures import as_dataset, glyphs, to_images
 
-from config import parse_config  # noqa: E402
-from data import load_digits  # noqa: E402
-from ddpm_from_scratch.models import model_config  # noqa: E402
-from features import train_classifier  # noqa: E402
-from judge import Judge  # noqa: E402
-from loops import Ours, quiet  # noqa: E402
-from pictures import as_dataset, glyphs, to_images  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 NETWORKS = {
     "digits": model_config("digits"),

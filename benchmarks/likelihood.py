@@ -8,28 +8,20 @@ with a real network. Takes about 25 minutes on two cores, half of them for the s
 import argparse
 import math
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
-
-from cpu import keep_large_allocations  # noqa: E402
-from data import load_digits  # noqa: E402
-from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config  # noqa: E402
-from ddpm_from_scratch.flow_likelihood import flow_likelihood  # noqa: E402
-from ddpm_from_scratch.likelihood import (  # noqa: E402
-    Likelihood,
-    variational_bound,
-    variational_bounds,
-)
-from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
-from ddpm_from_scratch.residuals import residual_curve  # noqa: E402
-from ddpm_from_scratch.score import annealed_langevin, langevin, predictor_corrector  # noqa: E402
-from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser, spiral  # noqa: E402
-from exact import SCHEDULES, digit_means, exact_scheduler, narrow_mixture, seeded  # noqa: E402
+from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch.data.datasets import load_digits
+from ddpm_from_scratch.data.exact import SCHEDULES, digit_means, exact_scheduler, narrow_mixture, seeded
+from ddpm_from_scratch.density.bound import Likelihood, variational_bound, variational_bounds
+from ddpm_from_scratch.density.flow import flow_likelihood
+from ddpm_from_scratch.density.residuals import residual_curve
+from ddpm_from_scratch.density.score import annealed_langevin, langevin, predictor_corrector
+from ddpm_from_scratch.measures.metrics import sliced_wasserstein
+from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser, spiral
+from ddpm_from_scratch.runtime.cpu import keep_large_allocations
 
 
 def gaussian(dimensions: int, scheduler: DDPMFromScratchScheduler) -> GaussianMixtureDenoiser:

@@ -25,11 +25,11 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from config import TrainingConfig
-from data import load_training_data
-from ddpm_from_scratch.models import build_model
+from ddpm_from_scratch.data.datasets import load_training_data
+from ddpm_from_scratch.networks.models import build_model
+from ddpm_from_scratch.training.config import TrainingConfig
+from ddpm_from_scratch.training.trainer import Trainer
 from pictures import as_dataset
-from trainer import Trainer
 
 
 class Stock:

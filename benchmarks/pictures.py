@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
-
-from data import load_digits  # noqa: E402
+from ddpm_from_scratch.data.datasets import load_digits
 
 # Fonts that matplotlib ships and that have upright or slanted digits.
 FONTS = (

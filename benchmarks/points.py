@@ -8,7 +8,6 @@ alternate in one process; a ratio is of one round, and the table gives medians.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +19,13 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, TensorDataset
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "training"))
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler
+from ddpm_from_scratch.networks.models import build_model, model_config
+from ddpm_from_scratch.networks.toy_data import swiss_roll
+from ddpm_from_scratch.training.config import parse_config
+from loops import Ours, quiet
 
-from config import parse_config  # noqa: E402
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler  # noqa: E402
-from ddpm_from_scratch.models import build_model, model_config  # noqa: E402
-from ddpm_from_scratch.toy_data import swiss_roll  # noqa: E402
-from loops import Ours, quiet  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 BATCH_SIZE = 256
 

@@ -27,7 +27,6 @@ import json
 import random
 import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -36,18 +35,17 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "training"))
+from ddpm_from_scratch import DDPMFromScratchScheduler
+from ddpm_from_scratch.data.datasets import load_digits
+from ddpm_from_scratch.evaluation.features import load_digit_classifier
+from ddpm_from_scratch.networks.models import build_model, model_config
+from ddpm_from_scratch.runtime import cpu
+from ddpm_from_scratch.training.config import TrainingConfig, parse_config
+from judge import Judge
+from loops import Ours, Stock, quiet
+from pictures import as_dataset, digit_images, drawn_images
 
-import cpu  # noqa: E402
-from config import TrainingConfig, parse_config  # noqa: E402
-from data import load_digits  # noqa: E402
-from ddpm_from_scratch import DDPMFromScratchScheduler  # noqa: E402
-from ddpm_from_scratch.models import build_model, model_config  # noqa: E402
-from features import load_digit_classifier  # noqa: E402
-from judge import Judge  # noqa: E402
-from loops import Ours, Stock, quiet  # noqa: E402
-from pictures import as_dataset, digit_images, drawn_images  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 # UNet2DModel with diffusers' defaults, as small as 8x8 digits allow.
 STOCK_DIGITS: dict[str, Any] = {

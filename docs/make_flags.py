@@ -1,13 +1,9 @@
 """Print docs/flags.md: python docs/make_flags.py > docs/flags.md. The text is that of --help."""
 
-import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
-
-from config import ALLOWED, FREE, TrainingConfig  # noqa: E402
+from ddpm_from_scratch.training.config import ALLOWED, FREE, TrainingConfig
 
 INTRODUCTION = (
     "Printed by `python docs/make_flags.py` from the one dataclass that defines them, as is "

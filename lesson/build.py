@@ -13,7 +13,6 @@ import json
 import math
 import re
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,23 +22,21 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from tqdm.auto import tqdm
 
-HERE = Path(__file__).resolve().parent
-for folder in ("benchmarks", "training"):
-    sys.path.insert(0, str(HERE.parent / folder))
+import claims
+import errata
+import worked
+from computed import Figures
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler
+from ddpm_from_scratch.data.exact import seeded
+from ddpm_from_scratch.measures.metrics import sliced_wasserstein
+from ddpm_from_scratch.measures.plots import COLOURS
+from ddpm_from_scratch.networks.models import sample_shape
+from ddpm_from_scratch.networks.toy_data import POINT_DATASETS, swiss_roll
+from ddpm_from_scratch.process.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule
+from ddpm_from_scratch.sharing.space import TEMPLATE, WEIGHTS, chain_steps
+from illustrations import NAMES, draw, quiet
 
-import claims  # noqa: E402
-import errata  # noqa: E402
-import worked  # noqa: E402
-from computed import Figures  # noqa: E402
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler  # noqa: E402
-from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
-from ddpm_from_scratch.models import sample_shape  # noqa: E402
-from ddpm_from_scratch.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule  # noqa: E402
-from ddpm_from_scratch.plots import COLOURS  # noqa: E402
-from ddpm_from_scratch.toy_data import POINT_DATASETS, swiss_roll  # noqa: E402
-from exact import seeded  # noqa: E402
-from illustrations import NAMES, draw, quiet  # noqa: E402
-from make_space import WEIGHTS, chain_steps  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 TEXTS = ("errata.md", "lesson.md")
 TABS = {
@@ -248,7 +245,7 @@ def page(run: Path, texts: dict[str, str], images: Path = HERE) -> str:
     """
     pipeline = DDPMFromScratchPipeline.from_pretrained(run)
     source = HERE / "page"
-    network = (HERE.parent / "training" / "space" / "network.js").read_text()
+    network = (TEMPLATE / "network.js").read_text()
     font = base64.b64encode((source / "vendor" / FORMULA_FONT).read_bytes()).decode()
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     styles = environment.from_string((source / "page.css").read_text()).render(formula_font=font)

@@ -7,23 +7,19 @@ in closed form: what is measured is the schedule or the method, not a network.
 import functools
 import math
 import statistics
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-
-from computed import Figures, print_figures  # noqa: E402
-from ddpm_from_scratch import FewStepScheduler, calibrate  # noqa: E402
-from ddpm_from_scratch.likelihood import variational_bounds  # noqa: E402
-from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
-from ddpm_from_scratch.noise_schedules import snr  # noqa: E402
-from ddpm_from_scratch.residuals import residual_curve  # noqa: E402
-from ddpm_from_scratch.score import langevin, tweedie  # noqa: E402
-from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser  # noqa: E402
-from exact import MIXTURES, SCHEDULES, exact_mixture, exact_scheduler, seeded  # noqa: E402
+from computed import Figures, print_figures
+from ddpm_from_scratch import FewStepScheduler, calibrate
+from ddpm_from_scratch.data.exact import MIXTURES, SCHEDULES, exact_mixture, exact_scheduler, seeded
+from ddpm_from_scratch.density.bound import variational_bounds
+from ddpm_from_scratch.density.residuals import residual_curve
+from ddpm_from_scratch.density.score import langevin, tweedie
+from ddpm_from_scratch.measures.metrics import sliced_wasserstein
+from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.process.noise_schedules import snr
 
 
 @functools.cache

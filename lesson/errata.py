@@ -5,29 +5,25 @@ show. Unless said otherwise the schedule is the lecture's, linear with T = 1000.
 """
 
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-
-from computed import Figures, print_figures  # noqa: E402
-from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config  # noqa: E402
-from ddpm_from_scratch.diffusion import posterior, scales  # noqa: E402
-from ddpm_from_scratch.flow_likelihood import flow_likelihood  # noqa: E402
-from ddpm_from_scratch.likelihood import variational_bound  # noqa: E402
-from ddpm_from_scratch.noise_schedules import (  # noqa: E402
+from computed import Figures, print_figures
+from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch.data.exact import exact_scheduler, seeded
+from ddpm_from_scratch.density.bound import variational_bound
+from ddpm_from_scratch.density.flow import flow_likelihood
+from ddpm_from_scratch.density.score import score_from_model_output
+from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser, swiss_roll, swiss_roll_curve
+from ddpm_from_scratch.process.diffusion import posterior, scales
+from ddpm_from_scratch.process.noise_schedules import (
     alphas_cumprod_from_betas,
     betas_from_alpha_bar,
     cosine_alpha_bar,
     linear_betas,
 )
-from ddpm_from_scratch.score import score_from_model_output  # noqa: E402
-from ddpm_from_scratch.toy_data import GaussianMixtureDenoiser, swiss_roll, swiss_roll_curve  # noqa: E402
-from exact import exact_scheduler, seeded  # noqa: E402
 
 
 def _two_points(scheduler: DDPMFromScratchScheduler) -> GaussianMixtureDenoiser:

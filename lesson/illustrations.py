@@ -2,7 +2,6 @@
 
 import functools
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,20 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "benchmarks"))
+from animations import animate_points
+from charts import comparison_grid, point_sets, schedule_chart, score_field, signal_left, trajectories
+from claims import bound_gaps, langevin_variance, residual_shares, ten_steps
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler
+from ddpm_from_scratch.data.exact import SCHEDULES as EXACT_SCHEDULES
+from ddpm_from_scratch.data.exact import exact_mixture, exact_scheduler, narrow_mixture, seeded
+from ddpm_from_scratch.density.score import langevin, tweedie
+from ddpm_from_scratch.measures.plots import COLOURS
+from ddpm_from_scratch.networks.toy_data import swiss_roll
+from ddpm_from_scratch.process.diffusion import forward_step
+from ddpm_from_scratch.process.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule
+from worked import SCHEDULES
 
-from claims import bound_gaps, langevin_variance, residual_shares, ten_steps  # noqa: E402
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler  # noqa: E402
-from ddpm_from_scratch.animations import animate_points  # noqa: E402
-from ddpm_from_scratch.diffusion import forward_step  # noqa: E402
-from ddpm_from_scratch.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule  # noqa: E402
-from ddpm_from_scratch.plots import (  # noqa: E402
-    COLOURS,
-    comparison_grid,
-    point_sets,
-    schedule_chart,
-    score_field,
-    signal_left,
-    trajectories,
-)
-from ddpm_from_scratch.score import langevin, tweedie  # noqa: E402
-from ddpm_from_scratch.toy_data import swiss_roll  # noqa: E402
-from exact import SCHEDULES as EXACT_SCHEDULES  # noqa: E402
-from exact import exact_mixture, exact_scheduler, narrow_mixture, seeded  # noqa: E402
-from worked import SCHEDULES  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 NAMES = {"linear": "linear", "cosine": "cosine", "sigmoid": "sigmoid (Jabri)", "geodiff": "sigmoid (GeoDiff)"}
 

@@ -6,7 +6,6 @@ held-out digits beside that of training digits, and saves a picture.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,17 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 from tqdm.auto import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
-
-from data import load_digits  # noqa: E402
-from ddpm_from_scratch import (  # noqa: E402
+from ddpm_from_scratch import (
     DDPMFromScratchPipeline,
     DDPMFromScratchScheduler,
     FewStepScheduler,
     calibrate,
 )
-from ddpm_from_scratch.metrics import sliced_wasserstein  # noqa: E402
-from ddpm_from_scratch.objectives import denoising_losses  # noqa: E402
-from ddpm_from_scratch.plots import sample_grid  # noqa: E402
-from ddpm_from_scratch.timestep_samplers import stratified_timesteps  # noqa: E402
+from ddpm_from_scratch.data.datasets import load_digits
+from ddpm_from_scratch.learning.objectives import denoising_losses
+from ddpm_from_scratch.learning.timestep_samplers import stratified_timesteps
+from ddpm_from_scratch.measures.metrics import sliced_wasserstein
+from ddpm_from_scratch.measures.plots import sample_grid
 
 
 class SequenceDenoiser(ModelMixin, ConfigMixin):

@@ -7,7 +7,7 @@ import torch
 
 from computed import Figures, print_figures
 from ddpm_from_scratch import DDPMFromScratchScheduler
-from ddpm_from_scratch.diffusion import (
+from ddpm_from_scratch.process.diffusion import (
     add_noise,
     forward_step,
     posterior,

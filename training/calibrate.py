@@ -14,16 +14,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from calibrations import calibrate_pipeline
-from card import note_calibration
-from config import OneLineErrors
 from ddpm_from_scratch import DDPMFromScratchPipeline
-from ddpm_from_scratch.calibration import DEFAULT_NUM_STEPS, Candidate
-from ddpm_from_scratch.model_cards import calibrated_timesteps, layout_of
-from errors import ConfigError, exit_status
-from features import BUILT_IN_FEATURES
-from saved import add_data_flags, add_network_flags, data_config, find_processes, load_pipeline_and_data
-from storage import commit_files, disk_errors_named, temporary_folder
+from ddpm_from_scratch.evaluation.candidates import calibrate_pipeline
+from ddpm_from_scratch.evaluation.features import BUILT_IN_FEATURES
+from ddpm_from_scratch.evaluation.saved_pipelines import (
+    add_data_flags,
+    add_network_flags,
+    data_config,
+    find_processes,
+    load_pipeline_and_data,
+)
+from ddpm_from_scratch.hub.upload.cards import calibrated_timesteps, layout_of
+from ddpm_from_scratch.learning.calibration import DEFAULT_NUM_STEPS, Candidate
+from ddpm_from_scratch.runtime.cli import OneLineErrors
+from ddpm_from_scratch.runtime.errors import ConfigError, exit_status
+from ddpm_from_scratch.runtime.storage import commit_files, disk_errors_named, temporary_folder
+from ddpm_from_scratch.sharing.card import note_calibration
 
 
 def make_parser() -> argparse.ArgumentParser:

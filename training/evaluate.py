@@ -17,17 +17,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from card import add_likelihood
-from config import BUILT_IN_DATASETS, OneLineErrors, TrainingConfig
-from data import TrainingData, load_training_data
 from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler
-from errors import ConfigError, exit_status
-from features import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL
-from figures import format_results
-from images import DataError
-from likelihoods import CHART, held_out_likelihood, in_words
-from quality import evaluate, write_results
-from saved import add_data_flags, add_network_flags, data_config, find_processes, load_pipeline_and_data
+from ddpm_from_scratch.data.datasets import TrainingData, load_training_data
+from ddpm_from_scratch.data.images import DataError
+from ddpm_from_scratch.evaluation.features import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL
+from ddpm_from_scratch.evaluation.figures import format_results
+from ddpm_from_scratch.evaluation.held_out_likelihood import CHART, held_out_likelihood, in_words
+from ddpm_from_scratch.evaluation.quality import evaluate, write_results
+from ddpm_from_scratch.evaluation.saved_pipelines import (
+    add_data_flags,
+    add_network_flags,
+    data_config,
+    find_processes,
+    load_pipeline_and_data,
+)
+from ddpm_from_scratch.runtime.cli import OneLineErrors
+from ddpm_from_scratch.runtime.errors import ConfigError, exit_status
+from ddpm_from_scratch.sharing.card import add_likelihood
+from ddpm_from_scratch.training.config import BUILT_IN_DATASETS, TrainingConfig
 
 SCHEDULERS = {"few_step": FewStepScheduler, "ddpm": DDPMFromScratchScheduler}
 

@@ -6,54 +6,11 @@ changed, 5 the Hub refused or cannot be reached.
 """
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 
-from config import OneLineErrors
-from errors import ConfigError, exit_status, hub_errors
-
-
-def publish(
-    folder: Path,
-    repo_id: str | None = None,
-    *,
-    private: bool = False,
-    token: str | None = None,
-    branch: str | None = None,
-    tag: str | None = None,
-    with_report: bool = True,
-) -> str:
-    """Check the pipeline of a folder, write its card, upload both, and return the address.
-
-    Arguments as in `hub.push_folder`; without repo_id the repository has the folder's name.
-
-    Raises:
-        ConfigError: no pipeline in the folder, or a damaged one.
-        UploadError: the Hub refused or cannot be reached.
-    """
-    # Not before the flags are checked: torch takes seconds to load.
-    from card import write_card
-    from ddpm_from_scratch import DDPMFromScratchPipeline
-    from ddpm_from_scratch.hub import push_folder
-    from ddpm_from_scratch.safe_loading import variants
-
-    if not (folder / "model_index.json").is_file():
-        raise ConfigError(f"{str(folder)!r} holds no pipeline (model_index.json): give the folder of a run.")
-    has_report = with_report and (folder / "results.json").is_file()
-    with hub_errors():
-        for variant in variants(folder) or [None]:
-            DDPMFromScratchPipeline.from_pretrained(folder, variant=variant)
-        return push_folder(
-            folder,
-            repo_id or folder.resolve().name,
-            private=private,
-            token=token,
-            branch=branch,
-            tag=tag,
-            with_report=with_report,
-            before_upload=functools.partial(write_card, folder) if has_report else None,
-        )
+from ddpm_from_scratch.runtime.cli import OneLineErrors
+from ddpm_from_scratch.runtime.errors import exit_status
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -73,6 +30,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Publish, and return the exit status; any but 0 comes with one line on what to do."""
     args = make_parser().parse_args(argv)
+    # Not before the flags are checked: torch takes seconds to load.
+    from ddpm_from_scratch.sharing.publish import publish
+
     folder = Path(args.folder)
     options = {"private": args.private, "token": args.token, "branch": args.branch, "tag": args.tag}
     return exit_status("publish.py", lambda: print("pushed to", publish(folder, args.repo_id, **options)))

@@ -10,8 +10,8 @@ but 0 comes with one line that says what to do.
 
 import sys
 
-from config import TrainingConfig, parse_config
-from errors import NonFiniteError, UploadError, exit_status, warn
+from ddpm_from_scratch.runtime.errors import NonFiniteError, UploadError, exit_status, warn
+from ddpm_from_scratch.training.config import TrainingConfig, parse_config
 
 
 def train(config: TrainingConfig) -> None:
@@ -21,9 +21,12 @@ def train(config: TrainingConfig) -> None:
         RunError: anything the user can mend; before the network is built, where it can be known by then.
     """
     # Not before the flags are checked: torch takes seconds to load.
-    from calibrations import calibrate_pipeline
-    from figures import format_results
-    from prepare import (
+    from ddpm_from_scratch.evaluation.candidates import calibrate_pipeline
+    from ddpm_from_scratch.evaluation.figures import format_results
+    from ddpm_from_scratch.evaluation.quality import evaluate, load_extractors
+    from ddpm_from_scratch.runtime.stop import StopRequest
+    from ddpm_from_scratch.sharing.publish import publish
+    from ddpm_from_scratch.training.prepare import (
         check_hub,
         choose_model_and_data,
         clear_earlier_run,
@@ -31,11 +34,8 @@ def train(config: TrainingConfig) -> None:
         prepare_output_dir,
         start_tracking,
     )
-    from publish import publish
-    from quality import evaluate, load_extractors
-    from report import write_report
-    from stop import StopRequest
-    from trainer import Trainer
+    from ddpm_from_scratch.training.report import write_report
+    from ddpm_from_scratch.training.trainer import Trainer
 
     output_dir = prepare_output_dir(config)
     network, data = choose_model_and_data(config)

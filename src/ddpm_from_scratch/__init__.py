@@ -1,16 +1,39 @@
-"""Denoising diffusion from scratch, inside Hugging Face diffusers."""
+"""Denoising diffusion from scratch, inside Hugging Face diffusers.
 
-from .calibration import calibrate
-from .checks import SchedulerWarning
-from .hub import push_folder
-from .models import MODEL_CONFIGS, PointDenoiser, build_model, load_model_config, model_config
-from .noise_schedules import BETA_SCHEDULES
-from .pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchPipelineOutput
-from .scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
-from .scheduling_few_step import FewStepScheduler
+The public names are imported when they are first asked for, as in diffusers: `import ddpm_from_scratch` alone
+loads neither torch nor diffusers.
+"""
 
-__version__ = "0.1.0"
+import importlib
+from typing import TYPE_CHECKING, Any
 
+__version__ = "0.2.0.dev0"
+
+if TYPE_CHECKING:
+    from .checks import SchedulerWarning
+    from .hub.upload import push_folder
+    from .learning.calibration import calibrate
+    from .networks.models import MODEL_CONFIGS, PointDenoiser, build_model, load_model_config, model_config
+    from .pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchPipelineOutput
+    from .process.noise_schedules import BETA_SCHEDULES
+    from .schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
+    from .schedulers.scheduling_few_step import FewStepScheduler
+
+_HOMES = {
+    "BETA_SCHEDULES": "process.noise_schedules",
+    "MODEL_CONFIGS": "networks.models",
+    "DDPMFromScratchPipeline": "pipeline_ddpm_from_scratch",
+    "DDPMFromScratchPipelineOutput": "pipeline_ddpm_from_scratch",
+    "DDPMFromScratchScheduler": "schedulers.scheduling_ddpm_from_scratch",
+    "FewStepScheduler": "schedulers.scheduling_few_step",
+    "PointDenoiser": "networks.models",
+    "SchedulerWarning": "checks",
+    "build_model": "networks.models",
+    "calibrate": "learning.calibration",
+    "load_model_config": "networks.models",
+    "model_config": "networks.models",
+    "push_folder": "hub.upload",
+}
 __all__ = [
     "BETA_SCHEDULES",
     "MODEL_CONFIGS",
@@ -26,3 +49,16 @@ __all__ = [
     "model_config",
     "push_folder",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, imported now (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -23,14 +23,14 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from . import checks
-from .diffusion import guided_output
-from .few_step_profile import HIDDEN_CALIBRATION
-from .hub import push_folder
-from .layouts import choose_layout, complete
-from .models import PointDenoiser, sample_shape
-from .safe_loading import HUB_ARGUMENTS, check_pipeline, component_folder, fetch, named, read_json
-from .scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
-from .scheduling_few_step import FewStepScheduler
+from .hub.layouts import choose_layout, complete
+from .hub.safe_loading import HUB_ARGUMENTS, check_pipeline, component_folder, fetch, named, read_json
+from .hub.upload import push_folder
+from .networks.models import PointDenoiser, sample_shape
+from .process.diffusion import guided_output
+from .schedulers.few_step_profile import HIDDEN_CALIBRATION
+from .schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
+from .schedulers.scheduling_few_step import FewStepScheduler
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 # Options of `ModelMixin.from_pretrained` that `from_pretrained` passes on.

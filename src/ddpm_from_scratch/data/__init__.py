@@ -1,0 +1,1 @@
+"""Training data: by name, from folders, from the Hub; in which order."""

@@ -1,0 +1,308 @@
+"""Training data: the built-in digits and points, image folders, and datasets of the Hub or on disk."""
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..networks.toy_data import POINT_DATASETS
+from ..runtime.privacy import without_folders
+from ..training.config import TrainingConfig
+from .images import IMAGE_MODES, Augmentation, BadImages, DataError, Decoder
+from .order import Batch, ImageStream, PositionDataset, load_batches, positions_of
+
+# Decoded images are kept in memory up to this size.
+MAX_BYTES_IN_MEMORY = 4 * 2**30
+NUM_POINTS = 50_000
+DIGITS_NAME = "scikit-learn handwritten digits"
+
+
+@dataclass
+class TrainingData:
+    """What a run trains on.
+
+    Args:
+        dataset: batches by positions, or None for a stream.
+        stream: rows of a streaming data set, or None.
+        sample_shape: shape of one sample, (C, H, W) or (D,).
+        num_classes: number of class labels, or None without labels.
+        held_out: samples that are not trained on, in the network's units, shape (M, ...), or None.
+        name: what the data are, in words.
+        bad_images: the images that could not be read.
+        levels: how many values a number of the data can have; None for continuous data.
+    """
+
+    dataset: PositionDataset | None
+    stream: ImageStream | None
+    sample_shape: tuple[int, ...]
+    num_classes: int | None
+    held_out: torch.Tensor | None
+    name: str
+    bad_images: BadImages = field(default_factory=lambda: BadImages(0))
+    levels: int | None = 256
+
+    @property
+    def num_samples(self) -> int | None:
+        """Samples of one epoch; None for a stream."""
+        return None if self.dataset is None else self.dataset.num_samples
+
+    def batches(
+        self,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        num_workers: int,
+        start: int,
+        stream_state: dict[str, Any] | None = None,
+    ) -> Iterator[Batch]:
+        """Yield the endless batches of one process, from position `start` of the sequence on.
+
+        Each is {"samples": (B, ...) float32, "labels": (B,) int64 if there are labels, "stream_state": of a
+        stream}. A run goes on with the batches after one by starting at the next position, from the
+        `stream_state` of that batch.
+
+        Raises:
+            DataError: more images cannot be read than `bad_images` allows.
+        """
+        if self.stream is not None:
+            items = self.stream.items(batch_size, rank, world_size, start, stream_state)
+            loaded = load_batches(self.stream, items, num_workers)
+        else:
+            assert self.dataset is not None  # one of the two is there
+            loaded = load_batches(
+                self.dataset, positions_of(batch_size, rank, world_size, start), num_workers
+            )
+        try:
+            for batch in loaded:
+                self.bad_images.add(batch.pop("problems"))
+                yield batch
+        except DataError as error:  # that of a worker has a traceback before its message
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error
+
+
+def load_digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return scikit-learn's handwritten digits: train, train labels, held out, held-out labels.
+
+    1,437 images to train and 360 held out, split by class with seed 0; float32 in [-1, 1], shape (N, 1, 8,
+    8); values 0..16 are divided by 8, minus 1. (Alpaydin & Kaynak 1998, UCI Optical Recognition of
+    Handwritten Digits.)
+    """
+    import sklearn.datasets
+    from sklearn.model_selection import train_test_split
+
+    digits = sklearn.datasets.load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
+    labels = torch.tensor(digits.target)
+    train, held_out = train_test_split(
+        np.arange(len(images)), test_size=360, random_state=0, stratify=digits.target
+    )
+    return images[train], labels[train], images[held_out], labels[held_out]
+
+
+def load_training_data(config: TrainingConfig, resolution: int | None, channels: int | None) -> TrainingData:
+    """Return the data that a configuration names, checked and, where they fit, decoded into memory.
+
+    Args:
+        config: the run's configuration.
+        resolution: side of the images; None for 64, or the built-in data's own.
+        channels: image channels; None for 3, or the data's own.
+
+    Raises:
+        DataError: a missing folder, data set, split or column, or an image that cannot be read.
+    """
+    if config.dataset_name == "digits":
+        return _digits_data(config, resolution, channels)
+    if config.dataset_name in POINT_DATASETS:
+        make = POINT_DATASETS[config.dataset_name]
+        generator = torch.Generator().manual_seed(0)
+        points = make(NUM_POINTS + 2000, generator=generator)
+        return TrainingData(
+            dataset=PositionDataset(points[:NUM_POINTS], None, config.seed),
+            stream=None,
+            sample_shape=(2,),
+            num_classes=None,
+            held_out=points[NUM_POINTS:],
+            name=f"2-D points: {config.dataset_name}",
+            levels=None,
+        )
+    return _image_data(config, resolution or 64, channels)
+
+
+def _digits_data(config: TrainingConfig, resolution: int | None, channels: int | None) -> TrainingData:
+    if (resolution or 8) != 8 or (channels or 1) != 1:
+        raise DataError(
+            f"the digits have --resolution 8 and --channels 1, got {resolution or 8} and {channels or 1}; "
+            "leave these out, and choose a network or a pipeline of that size."
+        )
+    if config.label_column not in (None, "label"):
+        raise DataError(f"--label_column is {config.label_column!r}, but the digits have only 'label'.")
+    train, labels, held_out, _ = load_digits()
+    with_labels = config.label_column is not None
+    return TrainingData(
+        dataset=PositionDataset(
+            train,
+            labels if with_labels else None,
+            config.seed,
+            Augmentation(config.seed, 8, True, config.random_flip),
+        ),
+        stream=None,
+        sample_shape=(1, 8, 8),
+        num_classes=10 if with_labels else None,
+        held_out=held_out,
+        name=DIGITS_NAME,
+        levels=17,
+    )
+
+
+def _load_rows(config: TrainingConfig) -> Any:
+    """Return the rows of an image folder or a data set, images not decoded."""
+    import datasets
+
+    options: dict[str, Any] = {"split": config.dataset_split, "cache_dir": config.cache_dir}
+    try:
+        if config.train_data_dir is not None:
+            folder = Path(config.train_data_dir)
+            if not folder.is_dir():
+                raise DataError(
+                    f"--train_data_dir is {config.train_data_dir!r}, but there is no such folder."
+                )
+            if not any(file.is_file() for file in folder.rglob("*")):
+                raise DataError(
+                    f"--train_data_dir is {config.train_data_dir!r}, but that folder holds no files."
+                )
+            return datasets.load_dataset(
+                "imagefolder", data_dir=str(folder), streaming=config.streaming, **options
+            )
+        assert config.dataset_name is not None  # TrainingConfig has checked it
+        if (Path(config.dataset_name) / "state.json").is_file():
+            rows = datasets.load_from_disk(config.dataset_name)
+            return rows.to_iterable_dataset() if config.streaming else rows
+        return datasets.load_dataset(
+            config.dataset_name, config.dataset_config_name, streaming=config.streaming, **options
+        )
+    except DataError:
+        raise
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        source = config.dataset_name or config.train_data_dir
+        message = " ".join(str(error).split())
+        raise DataError(
+            f"data set {source!r}, split {config.dataset_split!r}, cannot be loaded: {message}"
+        ) from error
+
+
+def _check_column(rows: Any, column: str, flag: str) -> None:
+    columns = rows.column_names or list(
+        next(iter(rows), {})
+    )  # a stream may know its columns by its rows only
+    if column not in columns:
+        raise DataError(f"{flag} is {column!r}, but the data set has the columns {', '.join(columns)}.")
+
+
+def _image_data(config: TrainingConfig, resolution: int, channels: int | None) -> TrainingData:
+    import datasets
+
+    rows = _load_rows(config)
+    _check_column(rows, config.image_column, "--image_column")
+    features = rows.features or {}
+    if isinstance(features.get(config.image_column), datasets.Image):
+        rows = rows.cast_column(config.image_column, datasets.Image(decode=False))
+        if channels not in (None, *IMAGE_MODES):
+            raise DataError(
+                f"--channels is {channels}, but images have {tuple(IMAGE_MODES)}; other data need an array "
+                "column."
+            )
+    channels = channels or 3
+    to_label, num_classes = None, None
+    if config.label_column is not None:
+        _check_column(rows, config.label_column, "--label_column")
+        to_label, num_classes = _label_reader(rows, config.label_column)
+    decoder = Decoder(rows, config.image_column, channels, resolution)
+    augmentation = Augmentation(config.seed, resolution, config.center_crop, config.random_flip)
+    bad_images = BadImages(config.skip_bad_images)
+    dataset, stream = None, None
+    if config.streaming:
+        labelled = None if to_label is None else (str(config.label_column), to_label)
+        stream = ImageStream(decoder, augmentation, config.seed, config.shuffle_buffer_size, labelled)
+        _check_first(((None, row) for row in rows), decoder, bad_images)
+    else:
+        images, found_at = _decode_all(decoder, bad_images)
+        labels = None
+        if to_label is not None:
+            labels = torch.tensor([to_label(value) for value in rows[config.label_column]])[found_at]
+        dataset = PositionDataset(images, labels, config.seed, augmentation)
+    name = without_folders(config.dataset_name or str(Path(config.train_data_dir or "").resolve()))
+    shape = (channels, resolution, resolution)
+    return TrainingData(dataset, stream, shape, num_classes, None, name, bad_images)
+
+
+def _check_first(
+    rows: Iterator[tuple[int | None, Any]], decoder: Decoder, bad_images: BadImages
+) -> np.ndarray:
+    """Return the first image that can be read."""
+    for index, row in rows:
+        try:
+            return decoder.decode(row, index)
+        except DataError as error:
+            bad_images.add([str(error)])
+    raise DataError("the data set has no rows." if not bad_images.problems else bad_images.problems[0])
+
+
+def _decode_all(decoder: Decoder, bad_images: BadImages) -> tuple[Sequence[Any] | Decoder, list[int]]:
+    """Return all images, decoded if they fit in memory, in one tensor if all are square; and their rows.
+
+    In place of an image that cannot be read stands the next one that can.
+    """
+    count = len(decoder)
+    first = _check_first(((i, decoder.rows[i]) for i in range(count)), decoder, bad_images)
+    if first.nbytes * count > MAX_BYTES_IN_MEMORY:
+        return decoder, list(range(count))
+    hidden = int(os.environ.get("LOCAL_RANK", 0)) != 0
+    images: dict[int, np.ndarray] = {}
+    for index in tqdm(range(count), desc="decoding images", unit="image", disable=hidden):
+        try:
+            images[index] = decoder[index]
+        except DataError as error:
+            bad_images.add([str(error)])
+    readable = sorted(images)
+    found_at = [readable[bisect_left(readable, index) % len(readable)] for index in range(count)]
+    if all(image.shape[:2] == (decoder.resolution, decoder.resolution) for image in images.values()):
+        stacked = np.stack([images[index] for index in found_at])
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), found_at  # type: ignore[return-value]
+    return [images[index] for index in found_at], found_at
+
+
+def _label_reader(rows: Any, column: str) -> tuple[Any, int]:
+    """Return a function from a label value to 0..n-1, and n."""
+    feature = (rows.features or {}).get(column)
+    values: Sequence[Any]
+    if hasattr(feature, "num_classes"):
+        values = range(feature.num_classes)
+    elif hasattr(rows, "num_rows"):
+        try:
+            values = sorted(set(rows[column]))
+        except TypeError as error:
+            raise DataError(
+                f"--label_column {column!r} has values that are no labels ({error}); use a column of whole "
+                "numbers or texts, without gaps."
+            ) from error
+    else:
+        raise DataError(
+            f"--label_column {column!r} of a stream must be a ClassLabel, to know how many classes exist."
+        )
+    index = {value: number for number, value in enumerate(values)}
+
+    def to_label(value: Any) -> int:
+        if value not in index:
+            raise DataError(
+                f"--label_column {column!r} has the label {value!r}, but must be in 0..{len(index) - 1}; "
+                "leave out the rows without a label."
+            )
+        return index[value]
+
+    return to_label, len(index)

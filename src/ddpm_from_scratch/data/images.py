@@ -1,0 +1,216 @@
+"""Images: decoded to one size and number of channels, cropped and mirrored by position, in network units."""
+
+import errno
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..runtime.errors import ConfigError
+from ..runtime.seeds import stream_seed
+
+IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+# A longer image than this is a mistake, and scaled to its shorter side it would fill the memory.
+MAX_SIDE_RATIO = 100
+
+
+_FAULTS_OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
+
+
+class DataError(ConfigError):
+    """Data that cannot be read; the message is one line that names the file, column or sample."""
+
+
+def to_network_units(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images as float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.ndarray:
+    """Return an image as a uint8 array (H, W, channels) whose shorter side is `resolution`.
+
+    Args:
+        value: {"bytes", "path"} of an undecoded image column, a PIL image, or an array (H, W) or (H, W, C) of
+            uint8.
+        channels: 1, 3 or 4 for images; the number an array has.
+        resolution: length of the shorter side; bilinear, as diffusers' script does.
+        label: what to call the image in an error.
+
+    Raises:
+        DataError: the image cannot be read, or the array has another number of channels.
+    """
+    if not isinstance(value, (list, np.ndarray, dict, Image.Image)):
+        raise DataError(f"{label} is {value!r:.60}, but must be an image or an array; see --image_column.")
+    if isinstance(value, (list, np.ndarray)):
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise DataError(f"{label} is a list of lists of different lengths, not an array.") from error
+        array = array[..., None] if array.ndim == 2 else array
+        if (
+            array.ndim != 3
+            or array.shape[2] != channels
+            or array.dtype.kind not in "iu"
+            or array.min(initial=0) < 0
+            or array.max(initial=0) > 255
+        ):
+            raise DataError(
+                f"{label} is an array of shape {array.shape} and dtype {array.dtype}, but must be (H, W, "
+                f"{channels}) "
+                "with integers in 0..255; --channels gives their number."
+            )
+        planes = [
+            _resize(Image.fromarray(np.ascontiguousarray(array[..., plane], dtype=np.uint8)), resolution)
+            for plane in range(channels)
+        ]
+        return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    try:
+        if isinstance(value, dict):
+            encoded = value["bytes"]
+            if encoded is None:
+                with fsspec.open(
+                    value["path"], "rb"
+                ) as file:  # a local path, inside an archive, or on the Hub
+                    encoded = file.read()
+            value = Image.open(io.BytesIO(encoded))
+            if max(value.size) > MAX_SIDE_RATIO * min(value.size):
+                raise ValueError(
+                    f"it is {value.width} x {value.height} pixels, but one side may be at most "
+                    f"{MAX_SIDE_RATIO} times the other"
+                )
+            # As datasets does: photos lie upright, whichever way the camera was held.
+            value = ImageOps.exif_transpose(value)
+        resized = np.asarray(_resize(_in_bytes(value).convert(IMAGE_MODES[channels]), resolution))
+    except UnidentifiedImageError as error:  # its message is the address of a buffer
+        raise DataError(f"{label} cannot be read as an image: no known format.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
+            raise  # passing over the image would change the data
+        raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error
+    return resized[..., None] if resized.ndim == 2 else resized
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """Return an image with 8 bits a channel; PIL itself would cut off what is above 255.
+
+    Raises:
+        ValueError: pixels of a kind whose range nothing tells.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels are of kind {image.mode!r}, whose range is not known: save it with 8 or 16 bits"
+        )
+    return image
+
+
+def _resize(image: Image.Image, resolution: int) -> Image.Image:
+    scale = resolution / min(image.size)
+    width, height = (max(resolution, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+class BadImages:
+    """The images that cannot be read: listed, and refused beyond a limit.
+
+    Args:
+        limit: how many may be passed over.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.problems: list[str] = []
+
+    def add(self, problems: Sequence[str]) -> None:
+        """Take in what could not be read; what is known already does not count again.
+
+        Raises:
+            DataError: more than the limit.
+        """
+        self.problems += [problem for problem in problems if problem not in self.problems]
+        if len(self.problems) <= self.limit:
+            return
+        if not self.limit:
+            raise DataError(f"{self.problems[0]} Mend or remove it, or pass over it with --skip_bad_images.")
+        raise DataError(
+            f"{len(self.problems)} images cannot be read, more than --skip_bad_images {self.limit}: "
+            f"{' '.join(self.problems)}"
+        )
+
+
+class Decoder:
+    """The images of a data set, decoded on access; errors name the file or the row.
+
+    Args:
+        rows: of a data set, images not decoded, or arrays.
+        column: that holds the images.
+        channels: of the result.
+        resolution: length of the shorter side of the result.
+    """
+
+    def __init__(self, rows: Any, column: str, channels: int, resolution: int):
+        self.rows, self.column, self.channels, self.resolution = rows, column, channels, resolution
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return one image."""
+        return self.decode(self.rows[index], index)
+
+    def decode(self, row: dict[str, Any], index: int | None = None) -> np.ndarray:
+        """Return the image of a row; an error names its index, its file, or its SHA-256 if it has neither."""
+        value = row[self.column]
+        path = value.get("path") if isinstance(value, dict) else None
+        if index is None and path is None and isinstance(value, dict):
+            name = f"with SHA-256 {hashlib.sha256(value['bytes'] or b'').hexdigest()[:16]}"
+        else:
+            name = " ".join(filter(None, ("" if index is None else str(index), path and f"({path})")))
+        return decode_image(value, self.channels, self.resolution, f"image {name or 'of the stream'}")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Cropping and mirroring of images, decided by a random stream of the position in the sequence.
+
+    Args:
+        seed: of the run.
+        resolution: side to crop to.
+        center_crop: crop the centre, not a random part.
+        random_flip: mirror at random.
+    """
+
+    seed: int
+    resolution: int
+    center_crop: bool = True
+    random_flip: bool = False
+
+    def _uniform(self, position: int, which: int) -> float:
+        """Return the random number `which` of a position, uniform in [0, 1)."""
+        return stream_seed(self.seed, "augmentation", position, which) / 2**63
+
+    def crop(self, image: np.ndarray, position: int) -> torch.Tensor:
+        """Return a square part of a uint8 array (H, W, C), as (C, resolution, resolution)."""
+        side = self.resolution
+        slack = (image.shape[0] - side, image.shape[1] - side)
+        if self.center_crop:
+            top, left = slack[0] // 2, slack[1] // 2
+        else:
+            top, left = (int(self._uniform(position, 1 + axis) * (slack[axis] + 1)) for axis in (0, 1))
+        return torch.from_numpy(image[top : top + side, left : left + side].copy()).permute(2, 0, 1)
+
+    def flip(self, samples: torch.Tensor, positions: list[int]) -> torch.Tensor:
+        """Return the images (B, C, H, W), each mirrored left-right with probability 1/2 if asked for."""
+        if not self.random_flip:
+            return samples
+        flips = torch.tensor([self._uniform(position, 0) < 0.5 for position in positions])
+        return torch.where(flips[:, None, None, None], samples.flip(-1), samples)

@@ -1,0 +1,1 @@
+"""What a network says about probability: score, variational bound, probability flow."""

@@ -1,0 +1,1 @@
+"""How good a saved pipeline is, on held-out data."""

@@ -1,0 +1,156 @@
+"""Calibration of a pipeline's few-step sampler against its training data, for calibrate.py and train.py.
+
+Candidates are compared with the training data, by the product of two distances: the root of Fréchet's on
+features, and sliced W2 in pixels. A held-out part is left for the figures of evaluate.py.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from ..data.datasets import DIGITS_NAME, TrainingData
+from ..learning.calibration import DEFAULT_NUM_STEPS, Candidate, calibrate
+from ..measures.metrics import frechet_distance, projected_wasserstein, sorted_columns, unit_directions
+from ..networks.models import sample_shape
+from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
+from ..runtime.errors import ConfigError, NonFiniteError, Stopped
+from ..runtime.seeds import stream_seed
+from ..schedulers.scheduling_few_step import FewStepScheduler
+from .features import FeatureExtractor, MiddleBlockFeatures, load_features
+from .quality import default_features, sources
+from .sampling import count_classes
+
+# Of a larger set, so many training samples are compared with.
+_MOST_COMPARED = 10_000
+
+
+def calibration_features(
+    features: str, pipeline: DDPMFromScratchPipeline, data: TrainingData, cache_dir: str | None
+) -> FeatureExtractor:
+    """Return the extractor of a name, as evaluate.py knows them; "auto" is what needs no download.
+
+    That is the coordinates of points and the classifier of the digits, as in evaluation; of other images the
+    middle of the pipeline's own network, or their pixels if it has none.
+    """
+    if features == "auto" and len(data.sample_shape) == 3 and data.name != DIGITS_NAME:
+        if getattr(pipeline.unet, "mid_block", None) is not None:
+            return MiddleBlockFeatures(pipeline.unet)
+        features = "pixels"
+    name = default_features(data) if features == "auto" else features
+    return load_features(name, data.sample_shape, PartialState().device, cache_dir)
+
+
+def distance_from(data: TrainingData, extractor: FeatureExtractor) -> Callable[[torch.Tensor], float]:
+    """Return the distance that candidates are judged by: root of Fréchet's on features times sliced W2."""
+    source, _ = sources(data, None)
+    chosen = torch.randperm(source.count, generator=torch.Generator().manual_seed(0))[:_MOST_COMPARED]
+    # The training data are projected and sorted once: every candidate is compared with them.
+    directions = unit_directions(math.prod(data.sample_shape))
+    projected, features = [], []
+    for part in chosen.split(250):
+        training = source.read(part.tolist()).float()
+        projected.append(training.flatten(1).double() @ directions)
+        features.append(extractor(training))
+    reference, of_training = sorted_columns(torch.cat(projected)), torch.cat(features)
+
+    def distance(samples: torch.Tensor) -> float:
+        if not bool(samples.isfinite().all()):
+            return float("inf")
+        made = torch.cat([extractor(part) for part in samples.float().split(250)])
+        sliced = projected_wasserstein(samples.flatten(1).double().cpu() @ directions, reference)
+        # Of the squared distance that Frechet's is, the root: else it would count twice.
+        return math.sqrt(max(frechet_distance(made, of_training), 0.0)) * sliced
+
+    return distance
+
+
+def calibrate_pipeline(
+    pipeline: DDPMFromScratchPipeline,
+    data: TrainingData | None,
+    *,
+    num_steps: Sequence[int] = DEFAULT_NUM_STEPS,
+    num_samples: int = 250,
+    features: str = "auto",
+    batch_size: int = 250,
+    seed: int = 0,
+    guidance_scale: float = 1.0,
+    cache_dir: str | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> tuple[dict[str, Any], list[Candidate]]:
+    """Return the calibration of a pipeline, the same in every process, and the candidates that were judged.
+
+    All processes must call it; the main one does the work. Afterwards the pipeline has a FewStepScheduler
+    with this calibration.
+
+    Args:
+        pipeline: on the device of this process.
+        data: what it was trained on; without them only the density of nodes is measured.
+        num_steps: numbers of steps to find settings for.
+        num_samples: that a candidate is judged by; the best are judged again, by up to 32 times as many.
+        features: see `calibration_features`.
+        batch_size: samples of one batch.
+        seed: of the samples.
+        guidance_scale: of classifier-free guidance; 1 is none.
+        cache_dir: folder for downloaded models.
+        stop_requested: asked after each candidate.
+
+    Raises:
+        ConfigError: features or data that cannot be had, numbers out of range.
+        NonFiniteError: a network whose estimates are not finite.
+        Stopped: `stop_requested` said so.
+    """
+    num_train_timesteps = len(pipeline.scheduler.alphas_cumprod)
+    wrong = [count for count in num_steps if not 1 <= count <= num_train_timesteps]
+    if wrong or num_samples < 2:
+        raise ConfigError(
+            f"a number of steps is {wrong[0]}, but must be in 1..{num_train_timesteps}."
+            if wrong
+            else f"the samples of a candidate are {num_samples}, but must be at least 2."
+        )
+    state = PartialState()
+    candidates: list[Candidate] = []
+
+    def judged(candidate: Candidate) -> None:
+        candidates.append(candidate)
+        if stop_requested():
+            raise Stopped("stopped while calibrating; go on with --resume_from_checkpoint latest.")
+
+    shared: list[Any] = [None, None]
+    if state.is_main_process:
+        num_classes = count_classes(pipeline)
+        try:
+            distance = None
+            if data is not None:
+                extractor = calibration_features(features, pipeline, data, cache_dir)
+                distance = distance_from(data, extractor)
+            found = calibrate(
+                pipeline.unet,
+                pipeline.scheduler,
+                tuple(data.sample_shape) if data is not None else sample_shape(pipeline.unet),
+                torch.Generator().manual_seed(stream_seed(seed, "calibration")),
+                num_steps=num_steps,
+                distance=distance,
+                num_samples=num_samples,
+                batch_size=batch_size,
+                class_labels=None if num_classes is None else range(num_classes),
+                guidance_scale=guidance_scale,
+                null_class_label=pipeline.config.get("null_class_label"),
+                on_candidate=judged,
+            )
+            shared = [found, None]
+        except (ConfigError, Stopped) as error:
+            shared = [None, error]
+        except FloatingPointError as error:
+            shared = [None, NonFiniteError(str(error))]
+        except (TypeError, ValueError) as error:
+            shared = [None, ConfigError(str(error))]
+    broadcast_object_list(shared)
+    calibration, failure = shared
+    if failure is not None:
+        raise failure
+    pipeline.scheduler = FewStepScheduler.from_config(pipeline.scheduler.config, calibration=calibration)
+    return calibration, candidates

@@ -1,0 +1,1 @@
+"""Saved folders that load everywhere, and the way to the Hub."""

@@ -1,0 +1,213 @@
+"""Model cards: what the Hub shows of a repository, and the metadata that it finds it by."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..schedulers.few_step_profile import HIDDEN_CALIBRATION
+
+
+def model_card(
+    template: str | Path,
+    *,
+    model_name: str,
+    dataset: str,
+    dataset_id: str | None = None,
+    metrics: dict[str, tuple[str, float]] | None = None,
+    license: str = "apache-2.0",
+    pipeline_tag: str | None = "unconditional-image-generation",
+    tags: Sequence[str] = (),
+    **values: Any,
+) -> ModelCard:
+    """Return a model card: the Hub's metadata and a template filled with `values`.
+
+    Args:
+        template: path of a Jinja template, such as model_card.md at the top of this project.
+        model_name: name shown with the metrics.
+        dataset: name of the training data in words.
+        dataset_id: its id on the Hub, if it has one.
+        metrics: metric type -> (name in words, value). The name says which features a distance is on.
+        license: identifier of the model's licence, as the Hub spells it.
+        pipeline_tag: the task, as the Hub spells it; None for data that are no images.
+        tags: further tags.
+        values: everything else that the template asks for.
+    """
+    results = [
+        EvalResult(
+            task_type=pipeline_tag or "other",
+            dataset_type=dataset_id or dataset,
+            dataset_name=dataset,
+            metric_type=metric_type,
+            metric_name=name,
+            metric_value=value,
+        )
+        for metric_type, (name, value) in (metrics or {}).items()
+    ]
+    data = ModelCardData(
+        license=license,
+        library_name="diffusers",
+        pipeline_tag=pipeline_tag,
+        tags=["diffusion", "ddpm", *tags],
+        datasets=[dataset_id] if dataset_id else None,
+        model_name=model_name,
+        eval_results=results or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(template),
+        model_name=model_name,
+        dataset=dataset,
+        metrics=metrics or {},
+        **values,
+    )
+
+
+def layout_of(folder: Path) -> str:
+    """Return the layout of a saved pipeline: "portable" or "remote-code" (see layouts.py)."""
+    index = json.loads((folder / "model_index.json").read_text())
+    return "remote-code" if isinstance(index["_class_name"], list) else "portable"
+
+
+def usage(
+    repo_id: str,
+    layout: str,
+    *,
+    num_inference_steps: int | None = None,
+    stock_steps: int | None = None,
+    class_label: int | None = None,
+    guidance_scale: float | None = None,
+    few_steps: Sequence[int] | None = None,
+    sample_shape: Sequence[int] | None = None,
+) -> str:
+    """Return the part of a model card that says how to use a pipeline, in Markdown.
+
+    Args:
+        repo_id: "user/name".
+        layout: see layouts.py.
+        num_inference_steps: number of steps to recommend.
+        stock_steps: likewise for DDPMScheduler, which is what stock classes of the portable layout sample by.
+        class_label: an example of a class, for class-conditional networks.
+        guidance_scale: to recommend, for networks that were trained with label dropout.
+        few_steps: timesteps of a calibration, for schedulers of diffusers.
+        sample_shape: of one sample, which they need.
+    """
+    is_portable = layout == "portable"
+
+    def call(steps: int | None) -> str:
+        given = {
+            "batch_size": 4,
+            "num_inference_steps": steps,
+            "class_labels": class_label,
+            "guidance_scale": guidance_scale,
+        }
+        named = (f"{name}={value}" for name, value in given.items() if value is not None)
+        return f"pipe({', '.join(named)}).images"
+
+    trusted = "" if is_portable else ", trust_remote_code=True"
+    alone = "With diffusers alone, on stock classes" if is_portable else "With diffusers and the code here"
+    swap = "DDPMFromScratchScheduler.from_config(pipe.scheduler.config)"
+    trust = (
+        "The first way runs no code of this repository, so `trust_remote_code` is not needed. To have it "
+        "with the checks of the second, without installing anything, pass "
+        f'`custom_pipeline="{repo_id}", trust_remote_code=True`: that runs `pipeline.py`.'
+        if is_portable
+        else "Stock classes cannot run this model, so the first way runs `pipeline.py` and the other `.py` "
+        "files of this repository, and diffusers asks for `trust_remote_code=True`. Read them first, or use "
+        "the second way, which runs no code of this repository."
+    )
+    # One string a line: in a code file, diffusers' loader takes lines that begin with "from" for its imports.
+    return "\n".join(
+        (
+            f"{alone}:",
+            "",
+            "```python",
+            "from diffusers import DiffusionPipeline",
+            "",
+            f'pipe = DiffusionPipeline.from_pretrained("{repo_id}"{trusted})',
+            f"images = {call(stock_steps if is_portable else num_inference_steps)}",
+            "```",
+            "",
+            "With ddpm-from-scratch installed, which checks the weights and every argument:",
+            "",
+            "```python",
+            "from ddpm_from_scratch import DDPMFromScratchPipeline",
+            "",
+            f'pipe = DDPMFromScratchPipeline.from_pretrained("{repo_id}")',
+            f"images = {call(num_inference_steps)}",
+            "```",
+            "",
+            "In any pipeline of diffusers, the scheduler of ddpm-from-scratch in the place of DDPMScheduler:",
+            "",
+            "```python",
+            "from ddpm_from_scratch import DDPMFromScratchScheduler",
+            "",
+            f"pipe.scheduler = {swap}",
+            "```",
+            "",
+            *(
+                _stock_few_steps(few_steps, sample_shape)
+                if is_portable and few_steps and sample_shape
+                else ()
+            ),
+            f"{trust} The weights are safetensors; nothing here is a pickle.",
+        )
+    )
+
+
+def _stock_few_steps(timesteps: Sequence[int] | None, sample_shape: Sequence[int] | None) -> tuple[str, ...]:
+    """Return the lines that say how stock diffusers takes calibrated timesteps; none without them."""
+    if timesteps is None or sample_shape is None:
+        return ()
+    size = ", ".join(map(str, sample_shape))
+    return (
+        f"Diffusers alone takes {len(timesteps)} steps well with DPM-Solver++ at the timesteps that were "
+        "found for this network; DDPMPipeline has no argument for them, so the loop is written out:",
+        "",
+        "```python",
+        "import torch",
+        "from diffusers import DPMSolverMultistepScheduler",
+        "",
+        "scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
+        f"scheduler.set_timesteps(timesteps={list(timesteps)})",
+        f"sample = torch.randn(4, {size})",
+        "for t in scheduler.timesteps:",
+        "    with torch.no_grad():",
+        "        output = pipe.unet(sample, t).sample",
+        "    sample = scheduler.step(output, t, sample).prev_sample",
+        "images = pipe.numpy_to_pil((sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy())",
+        "```",
+        "",
+    )
+
+
+def calibrated_timesteps(folder: Path, num_steps: int = 10) -> list[int] | None:
+    """Return the timesteps of the calibration of a saved pipeline for a number of steps, or the nearest."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    steps = (config.get("calibration") or config.get(HIDDEN_CALIBRATION) or {}).get("steps", {})
+    if not steps:
+        return None
+    return steps[min(steps, key=lambda count: abs(int(count) - num_steps))]["timesteps"]
+
+
+def plain_card(folder: Path, repo_id: str) -> ModelCard:
+    """Return the card of a pipeline of which nothing but its files is known."""
+    index = json.loads((folder / "model_index.json").read_text())
+    network = json.loads((folder / "unet" / "config.json").read_text())
+    is_image = "sample_shape" not in network
+    data = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation" if is_image else None,
+        tags=["diffusion", "ddpm"],
+    )
+    has_classes = network.get("num_class_embeds") is not None
+    how = usage(repo_id, layout_of(folder), class_label=0 if has_classes else None)
+    name = repo_id.split("/")[-1]
+    guided = " It can be guided (`guidance_scale`)." if index.get("null_class_label") is not None else ""
+    return ModelCard(
+        f"---\n{data.to_yaml()}\n---\n\n# {name}\n\nA denoising diffusion model (DDPM).{guided} Data, "
+        f"training and licence are not described yet.\n\n## Use\n\n{how}\n"
+    )

@@ -1,0 +1,189 @@
+"""The two layouts of a saved pipeline, both for machines without this package.
+
+- "portable": the index names diffusers' own classes, so that `DiffusionPipeline.from_pretrained(folder)`
+  works with diffusers alone and runs nothing of the folder. The pipeline's `__init__` turns the stock
+  scheduler back into ours when the package loads the same folder.
+- "remote-code": for what stock classes cannot run. The index names classes in files beside it;
+  `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` runs those. The package itself loads
+  such a folder without running anything of it.
+
+In both, pipeline.py is the whole pipeline as one file (see code_file.py).
+"""
+
+import importlib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from .. import checks
+from ..schedulers.few_step_profile import HIDDEN_CALIBRATION
+from ..schedulers.scheduler_settings import stock_settings
+
+LAYOUTS = ("portable", "remote-code")
+# Class -> the module that defines it; its last part is the name of the file in a component's folder, which
+# repositories of earlier versions have, too.
+CODE_MODULES = {
+    "DDPMFromScratchScheduler": "schedulers.scheduling_ddpm_from_scratch",
+    "FewStepScheduler": "schedulers.scheduling_few_step",
+    "PointDenoiser": "networks.models",
+}
+# Schedulers that go into the portable layout as a stock DDPMScheduler.
+OWN_SCHEDULERS = ("DDPMFromScratchScheduler", "FewStepScheduler")
+PIPELINE_MODULE = "pipeline_ddpm_from_scratch"
+# Schedulers of diffusers with which stock DDPMPipeline samples as ours does: it passes a generator, and
+# neither scales what the network sees nor the first noise.
+STOCK_PIPELINE_SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "SASolverScheduler",
+)
+
+
+def choose_layout(layout: str | None, unet: Any, scheduler: Any) -> str:
+    """Return the layout to save in: the portable one where stock classes can run the pipeline, if not given.
+
+    Raises:
+        ValueError: an unknown layout, or the portable one for what stock classes cannot run.
+    """
+    if layout is not None:
+        checks.choice("layout", layout, LAYOUTS)
+    portable = stock_pipeline_can_run(unet, scheduler)
+    if layout == "portable" and not portable:
+        raise ValueError(
+            "layout is 'portable', but stock diffusers cannot run this pipeline: it needs an unconditional "
+            "UNet2DModel of 1 or 3 channels, and a schedule that DDPMScheduler can express or one of "
+            f"{STOCK_PIPELINE_SCHEDULERS}. Use 'remote-code'."
+        )
+    return layout or ("portable" if portable else "remote-code")
+
+
+def stock_pipeline_can_run(unet: Any, scheduler: Any) -> bool:
+    """Return whether stock DDPMPipeline gives the images of ours with this network and this scheduler.
+
+    It cannot pass class labels, knows only UNet2DModel, and makes pictures of 1 or 3 channels. Classes are
+    compared by name, because a class that was loaded from a repository is another object each time.
+    """
+    if type(unet).__name__ != "UNet2DModel" or unet.config.in_channels not in (1, 3):
+        return False
+    if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
+        return False
+    name = type(scheduler).__name__
+    if name in OWN_SCHEDULERS:
+        return _is_stock_expressible(scheduler)
+    is_of_diffusers = getattr(diffusers, name, None) is type(scheduler)
+    learns_variance = unet.config.out_channels != unet.config.in_channels
+    return is_of_diffusers and name in STOCK_PIPELINE_SCHEDULERS and not learns_variance
+
+
+def _is_stock_expressible(scheduler: Any) -> bool:
+    try:
+        stock_settings(scheduler.config)
+    except ValueError:
+        return False
+    return True
+
+
+def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
+    """Return a configuration with which stock DDPMScheduler has the same betas and samples the same.
+
+    Keys that only this package knows are kept where they differ from their default: stock ignores them, with
+    a warning, and ours finds them again. A calibration, be it null, says that it was a FewStepScheduler.
+
+    Raises:
+        ValueError: stock cannot express it (see `scheduler_settings.stock_settings`).
+    """
+    config = dict(scheduler.config)
+    stock = stock_settings(config)
+    parameters = inspect.signature(type(scheduler).__init__).parameters
+    own = {
+        name: config[name]
+        for name, parameter in parameters.items()
+        if name not in stock and name in config and config[name] != parameter.default
+    }
+    if type(scheduler).__name__ == "FewStepScheduler":
+        own.pop("calibration", None)
+        own[HIDDEN_CALIBRATION] = config["calibration"]
+    header = {"_class_name": "DDPMScheduler", "_diffusers_version": config.get("_diffusers_version")}
+    return header | stock | own
+
+
+def complete(folder: Path, layout: str, pipeline_class: type, components: dict[str, Any]) -> None:
+    """Make what `DiffusionPipeline.save_pretrained` wrote into a folder that loads everywhere.
+
+    Args:
+        folder: where it was saved.
+        layout: as `choose_layout` returned it.
+        pipeline_class: the pipeline's class.
+        components: by name: the network and the scheduler.
+    """
+    scheduler = components["scheduler"]
+    index = _read(folder / "model_index.json")
+    index.pop("_name_or_path", None)
+    if layout == "portable":
+        index["_class_name"] = "DDPMPipeline"
+        index.pop("null_class_label", None)  # stock does not know it; only class-conditional ones have one
+        if type(scheduler).__name__ in OWN_SCHEDULERS:
+            index["scheduler"] = ["diffusers", "DDPMScheduler"]
+            _write(folder / "scheduler" / "scheduler_config.json", stock_scheduler_config(scheduler))
+    else:
+        index["_class_name"] = ["pipeline", pipeline_class.__name__]
+    for name, component in components.items():
+        kind = type(component)
+        module = CODE_MODULES.get(kind.__name__)
+        if module is None or layout == "portable":
+            # Left there by an earlier save in the other layout.
+            for old in set(CODE_MODULES.values()):
+                (folder / name / f"{_file_of(old)}.py").unlink(missing_ok=True)
+        else:
+            (folder / name / f"{_file_of(module)}.py").write_text(code_of(kind, module))
+            index[name] = [_file_of(module), kind.__name__]
+        _forget_where_it_came_from(folder / name / "config.json")
+        _drop_earlier_weights(folder / name)
+    _write(folder / "model_index.json", index)
+    (folder / "pipeline.py").write_text(code_of(pipeline_class, PIPELINE_MODULE))
+
+
+def _file_of(module: str) -> str:
+    return module.rsplit(".", 1)[-1]
+
+
+def _forget_where_it_came_from(path: Path) -> None:
+    """Drop the folder that a network was loaded from out of its configuration."""
+    if path.is_file():
+        config = _read(path)
+        if config.pop("_name_or_path", None) is not None:
+            _write(path, config)
+
+
+def _drop_earlier_weights(folder: Path) -> None:
+    """Drop what an earlier save with another shard size left: diffusers leaves the index of old shards."""
+    for index in folder.glob("*.safetensors.index*.json"):
+        shards = {folder / name for name in _read(index)["weight_map"].values()}
+        # name.safetensors.index.variant.json -> name.variant.safetensors
+        single = folder / re.sub(r"\.safetensors\.index(.*)\.json$", r"\1.safetensors", index.name)
+        if not all(shard.is_file() for shard in shards):
+            index.unlink()
+        elif single.is_file():
+            single.unlink()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def code_of(kind: type, module: str) -> str:
+    """Return the code file that defines a class: made anew, or the one that the class was loaded from."""
+    loaded = getattr(kind, "_code_file", None)
+    if loaded is not None:
+        return loaded
+    return importlib.import_module("ddpm_from_scratch.hub.code_file").code_file(module)

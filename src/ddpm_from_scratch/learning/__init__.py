@@ -1,0 +1,1 @@
+"""What training minimises, which timesteps it sees, and the calibration of a trained network."""

@@ -1,0 +1,1 @@
+"""Distances between samples and data, and the pictures that runs draw."""

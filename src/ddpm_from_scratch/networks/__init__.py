@@ -1,0 +1,1 @@
+"""Networks by name, and one evaluation of a network."""

@@ -1,0 +1,1 @@
+"""What diffusion is: schedules, noising, conversions, the posterior, timesteps."""

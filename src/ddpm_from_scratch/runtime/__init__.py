@@ -1,0 +1,1 @@
+"""How a command runs: errors, random streams, storage, signals."""

@@ -1,0 +1,1 @@
+"""The schedulers of this package, and what they share."""

@@ -1,0 +1,1 @@
+"""What a run tells others: results, model card, upload, page."""

@@ -1,0 +1,195 @@
+"""What a run starts from: the output folder, the data, a network that fits them, the devices."""
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+from ..data.datasets import TrainingData, load_training_data
+from ..hub.upload import REPORT_FILES, prepare_repository
+from ..networks.models import MODEL_CONFIGS, load_model_config, model_config
+from ..runtime.errors import ConfigError
+from ..runtime.privacy import without_folders
+from ..runtime.storage import delete_folder, delete_leftovers
+from ..sharing.publish import hub_errors
+from . import checkpoint
+from .config import TrainingConfig
+from .log import METRICS_FILE
+from .updates.sharding import check_launch
+from .updates.zero_plan import check_package
+
+# A process that waits longer than this for another one takes it for dead.
+PROCESS_TIMEOUT = timedelta(minutes=10)
+
+
+def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], TrainingData]:
+    """Return the network's configuration and the data, made to agree on size, channels and classes.
+
+    Raises:
+        ConfigError: they cannot agree.
+    """
+    chosen, named = config.model_config_name_or_path, config.model_config_name_or_path in MODEL_CONFIGS
+    given: dict[str, Any] = {}
+    if chosen is not None:
+        try:
+            given = load_model_config(chosen, cache_dir=config.cache_dir)
+        except ValueError as error:
+            raise ConfigError(f"--model_config_name_or_path: {error}") from error
+    size = given.get("sample_size")
+    resolution = config.resolution or (size if isinstance(size, int) else None)
+    channels = config.channels or (None if named else given.get("in_channels"))
+    data = load_training_data(config, resolution, channels)
+    if len(data.sample_shape) == 1:
+        if config.variance_type == "learned_range":
+            raise ConfigError("--variance_type is 'learned_range', which needs images; the data are points.")
+        network = given or model_config("points")
+        if network.get("_class_name") != "PointDenoiser":
+            raise ConfigError(
+                f"--model_config_name_or_path is {chosen!r}, an image network, but the data are points."
+            )
+        return network | {"sample_shape": data.sample_shape}, data
+    channels, side = data.sample_shape[0], data.sample_shape[1]
+    outputs = channels * (2 if config.variance_type == "learned_range" else 1)
+    if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise ConfigError(f"--model_config_name_or_path is {chosen!r}, but images need a UNet2DModel.")
+    if chosen is None or named:
+        name = chosen or ("digits" if side <= 8 else "small-32" if side <= 32 else "ddpm-256")
+        given = model_config(name, channels=channels, out_channels=outputs)
+    elif (given.get("in_channels", 3), given.get("out_channels", 3)) != (channels, outputs):
+        raise ConfigError(
+            f"--model_config_name_or_path {chosen!r} has {given.get('in_channels', 3)} input and "
+            f"{given.get('out_channels', 3)} output channels, but the data and --variance_type "
+            f"{config.variance_type} need {channels} and {outputs}."
+        )
+    factor = 2 ** (len(given.get("block_out_channels", (0,) * 4)) - 1)
+    if side % factor:
+        raise ConfigError(
+            f"--resolution is {side}, but this network halves it to the end: use a multiple of {factor}."
+        )
+    classes = data.num_classes
+    if classes is not None and config.label_dropout:
+        classes += 1  # the last one means "no label"
+    if given.get("num_class_embeds") not in (None, classes):
+        raise ConfigError(
+            f"--model_config_name_or_path {chosen!r} has {given['num_class_embeds']} classes, but the data "
+            f"with --label_dropout {config.label_dropout} have {classes or 'none'}; give the labels with "
+            "--label_column."
+        )
+    return given | {"sample_size": side} | ({} if classes is None else {"num_class_embeds": classes}), data
+
+
+def prepare_output_dir(config: TrainingConfig) -> Path:
+    """Create the output folder; refuse one that holds an earlier run unless it is resumed or overwritten.
+
+    Raises:
+        ConfigError: a folder that cannot be made, an earlier run, or no checkpoint to resume from.
+    """
+    folder = Path(config.output_dir)
+    if int(os.environ.get("RANK", 0)) != 0:
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output_dir is {config.output_dir!r}, which cannot be made: {error.strerror}."
+        ) from error
+    wanted, existing = config.resume_from_checkpoint, checkpoint.list_checkpoints(folder)
+    if wanted and (existing or wanted != "latest"):
+        checkpoint.candidate_checkpoints(folder, wanted)
+    elif not config.overwrite_output_dir and (existing or (folder / "model_index.json").exists()):
+        raise ConfigError(
+            f"--output_dir {config.output_dir!r} holds an earlier run; resume it with "
+            "--resume_from_checkpoint latest, start anew with --overwrite_output_dir, or choose "
+            "another folder."
+        )
+    delete_leftovers(folder)
+    return folder
+
+
+def check_hub(config: TrainingConfig) -> str:
+    """Return what the card calls the model: the repository, or the folder if the run is not for the Hub.
+
+    If it is to be published, see now whether it can be.
+
+    Raises:
+        ConfigError: a name that the Hub does not take.
+        UploadError: no token, a wrong one, or no connection.
+    """
+    if not config.push_to_hub:
+        return config.hub_model_id or without_folders(config.output_dir)
+    repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
+    if int(os.environ.get("RANK", 0)) != 0:
+        return repo_id
+    with hub_errors("--hub_model_id: ", "--push_to_hub: "):
+        return prepare_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
+
+
+def clear_earlier_run(folder: Path, config: TrainingConfig) -> None:
+    """Delete what an earlier run left in the output folder; one without the marks of a run is left alone."""
+    marks = (folder / "model_index.json", folder / config.logging_dir / METRICS_FILE)
+    if not checkpoint.list_checkpoints(folder) and not any(mark.exists() for mark in marks):
+        return
+    # The index first: without it the rest is no pipeline, so an interruption leaves none that is mixed.
+    for name in ("model_index.json", "pipeline.py", *REPORT_FILES):
+        (folder / name).unlink(missing_ok=True)
+    for old in checkpoint.list_checkpoints(folder):
+        delete_folder(old)
+    for name in ("samples", "unet", "scheduler", config.logging_dir):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """Return Accelerate's view of devices, processes, precision and trackers.
+
+    Raises:
+        ConfigError: a package that is not installed, a precision that the device lacks, or a way to launch
+            that this trainer does not know.
+    """
+    tracker = None if config.logger == "jsonl" else config.logger
+    if tracker is not None and tracker not in [str(known.value) for known in get_available_trackers()]:
+        raise ConfigError(
+            f"--logger is {tracker!r}, but that package is not installed: pip install {tracker}."
+        )
+    check_package(config)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    # Batches are accumulated by the trainer, which divides the loss itself.
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=tracker,
+            project_dir=str(Path(config.output_dir) / config.logging_dir),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
+        )
+    except ValueError as error:
+        where = f"--mixed_precision {config.mixed_precision}, --logger {config.logger}"
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+            where = "the DeepSpeed configuration"
+        raise ConfigError(f"{where}: {error}") from error
+    check_launch(accelerator)
+    kind = accelerator.distributed_type
+    if config.optimizer == "muon" and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError(
+            f"--optimizer is 'muon', which needs whole matrices, but {kind.value} shards them: use adamw."
+        )
+    return accelerator
+
+
+def start_tracking(config: TrainingConfig, accelerator: Accelerator) -> None:
+    """Begin the log of a tracker, if one was chosen."""
+    if config.logger != "jsonl":
+        known = {
+            name: value
+            for name, value in vars(config).items()
+            if name != "hub_token" and isinstance(value, (int, float, str))
+        }
+        accelerator.init_trackers("ddpm-from-scratch", known)

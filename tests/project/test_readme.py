@@ -1,0 +1,81 @@
+"""What the README prints works: its Python runs, its training commands parse, its files exist."""
+
+import re
+import shlex
+
+import pytest
+
+from common import ROOT
+from ddpm_from_scratch.training.config import parse_config
+
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+TRAINING = [line for line in SHELL if "training/train.py" in line and "--help" not in line]
+PUBLISHING = [line for line in SHELL if "<user>/<repo>" in line]
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_python_example_runs(code, tiny_run, tmp_path, monkeypatch):
+    """With a tiny model in place of runs/digits; it has 20 timesteps, so the examples take 20 steps."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    code = re.sub(r"num_inference_steps=\d+", "num_inference_steps=20", code)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    if "recovered" in names:
+        assert float((names["recovered"] - names["x_0"]).abs().max()) < 1e-5
+    elif "bound" in names:
+        assert names["bound"].bits_per_dim > 0 and names["score"].shape == (10, 1, 8, 8)
+    else:
+        assert len(names.get("images", getattr(names.get("output"), "images", []))) in (1, 4)
+
+
+@pytest.mark.parametrize("line", TRAINING)
+def test_training_command_parses(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(line)
+    config = parse_config(arguments[arguments.index("training/train.py") + 1 :])
+    assert config.output_dir.startswith("runs/")
+
+
+def test_publishing_commands_run(tiny_run, tmp_path, run_here, loopback_hub):
+    """On a Hub on loopback; the model is one that any diffusers loads."""
+    for name in ("training", "model_card.md"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(tiny_run)
+    for line in PUBLISHING:
+        line = line.replace("<user>/<repo>", "me/digits").replace(
+            "num_inference_steps=200", "num_inference_steps=20"
+        )
+        program, *words = shlex.split(line)
+        assert program == "python"
+        options = ["--num_inference_steps=20"] if "make_space" in line else []
+        done = run_here(*words, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "digit.png").exists()
+    assert set(loopback_hub.repositories) == {"me/digits", "spaces/me/digits-space"}
+
+
+def test_examples_were_found():
+    assert len(PYTHON) == 6 and len(TRAINING) == 4 and len(PUBLISHING) == 3
+
+
+def test_every_command_of_the_makefile_in_the_readme_exists():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name in re.findall(r"make (\w+)", README):
+        assert name in targets or name in ("more",)
+
+
+def test_every_file_in_the_tree_and_every_link_exists():
+    tree = re.search(r"## What is where\n\n```\n(.*?)```", README, re.DOTALL)[1]
+    folder = ""
+    for line in tree.splitlines():
+        if not line.startswith(" "):
+            folder = line.split()[0] if line.split()[0].endswith("/") else ""
+        for name in re.findall(r"[\w./]+\.(?:py|md)\b|configs/", line[:36]):
+            assert (ROOT / name).exists() or (ROOT / folder / name).exists(), name
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target

@@ -1,0 +1,371 @@
+"""Evaluation: samples that do not depend on the processes, figures that catch a copy, the command."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evaluate
+from common import ROOT, seeded
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch.data.datasets import load_digits
+from ddpm_from_scratch.evaluation.figures import Columns, figures, format_results, metric_names
+from ddpm_from_scratch.evaluation.sampling import generate
+from ddpm_from_scratch.measures import metrics
+
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
+
+
+def make_pipeline(name="tiny", **model):
+    torch.manual_seed(0)
+    scheduler = DDPMFromScratchScheduler(num_train_timesteps=20, beta_schedule="squaredcos_cap_v2")
+    pipeline = DDPMFromScratchPipeline(build_model(model_config(name, **model)).eval(), scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def digits_pipeline(tmp_path_factory):
+    """The folder of an untrained pipeline for digits."""
+    folder = tmp_path_factory.mktemp("pipeline") / "digits"
+    make_pipeline().save_pretrained(folder)
+    return folder
+
+
+FLAGS = [
+    "--dataset_name=digits", "--features=pixels", "--num_samples=70", "--batch_size=32",
+    "--num_inference_steps=3", "--seed=5", "--likelihood", "--likelihood_samples=150",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two_processes(digits_pipeline, tmp_path_factory):
+    """A run of two processes: what each one got from generate() and from the command, and its folder."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "two.py").write_text(f"""
+import torch; torch.set_num_threads(1)
+from accelerate import PartialState
+import evaluate
+from ddpm_from_scratch import DDPMFromScratchPipeline
+from ddpm_from_scratch.evaluation.sampling import generate
+state = PartialState(cpu=True)
+pipeline = DDPMFromScratchPipeline.from_pretrained({str(digits_pipeline)!r})
+sizes, steps, results = [], [], []
+pipeline.unet.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+made = generate(pipeline, 10, batch_size=4, num_inference_steps=5, seed=3, on_step=lambda: steps.append(1))
+whole = evaluate.evaluate
+evaluate.evaluate = lambda *args, **options: results.append(whole(*args, **options)) or results[0]
+status = evaluate.main([{str(digits_pipeline)!r}, *{FLAGS!r}, "--output_dir={folder}"])
+torch.save(dict(num_processes=state.num_processes, sizes=sizes, steps=len(steps), samples=made.samples,
+                evaluations=made.evaluations_per_sample, status=status, results=results[0]),
+           {str(folder)!r} + f"/rank{{state.process_index}}.pt")
+""")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [sys.executable, *TWO_PROCESSES, folder / "two.py"],
+        capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+    assert [rank["num_processes"] for rank in ranks] == [2, 2]
+    return ranks, folder
+
+
+def test_samples_do_not_depend_on_the_number_of_processes(digits_pipeline, two_processes):
+    pipeline = DDPMFromScratchPipeline.from_pretrained(digits_pipeline)
+    made = generate(pipeline, 10, batch_size=4, num_inference_steps=5, seed=3)
+    assert made.samples.shape == (10, 1, 8, 8) and made.evaluations_per_sample == 5
+    for rank in two_processes[0]:
+        assert torch.equal(rank["samples"], made.samples) and rank["evaluations"] == 5
+
+
+def test_every_process_evaluates_the_network_equally_often(two_processes):
+    """Three batches on two processes: in the last round the second one makes one sample and drops it."""
+    first, second = two_processes[0]
+    assert first["sizes"] == [4] * 5 + [2] * 5 and second["sizes"] == [4] * 5 + [1] * 5
+    assert first["steps"] == second["steps"] == 10
+
+
+def test_each_batch_has_its_own_stream_and_another_seed_gives_other_samples():
+    pipeline = make_pipeline()
+    made, fewer, other = (
+        generate(pipeline, count, batch_size=4, num_inference_steps=2, seed=seed).samples
+        for count, seed in ((8, 0), (4, 0), (8, 1))
+    )
+    assert torch.equal(made[:4], fewer) and not torch.equal(made[:4], made[4:])
+    assert not torch.equal(made, other)
+    assert made.dtype == torch.float32 and float(made.min()) >= -1 and float(made.max()) <= 1
+    assert float(made.min()) < -0.5 and float(made.max()) > 0.5  # the network's units, not [0, 1]
+
+
+def test_labels_of_a_conditional_network_are_dealt_evenly():
+    pipeline, seen = make_pipeline(num_class_embeds=3), []
+    pipeline.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["class_labels"].tolist()), with_kwargs=True
+    )
+    generate(pipeline, 7, batch_size=4, num_inference_steps=2)
+    assert seen == [[0, 1, 2, 0]] * 2 + [[1, 2, 0]] * 2
+
+
+def test_sampling_can_be_stopped_and_leaves_the_pipeline_as_it_was():
+    pipeline, steps = make_pipeline(), []
+
+    def stop_at_the_third():
+        steps.append(1)
+        if len(steps) == 3:
+            raise InterruptedError
+
+    pipeline.set_progress_bar_config(disable=False, desc="mine")
+    with pytest.raises(InterruptedError):
+        generate(pipeline, 4, num_inference_steps=10, on_step=stop_at_the_third)
+    assert len(steps) == 3 and not pipeline.unet._forward_hooks
+    assert pipeline._progress_bar_config == {"disable": False, "desc": "mine"}
+
+
+def test_diverged_weights_are_named():
+    pipeline = make_pipeline()
+    torch.nn.init.constant_(pipeline.unet.conv_out.bias, float("nan"))
+    with pytest.raises(FloatingPointError, match="samples that are not finite"):
+        generate(pipeline, 4, num_inference_steps=2)
+
+
+def digit_columns(copies=0.0, has_held_out=True):
+    """Pixels of half of the training digits as samples, the other half as training data; some are copies."""
+    train, _, held_out, _ = load_digits()
+    train, held_out = train.flatten(1), held_out.flatten(1)
+    made, training = train[:700].clone(), train[700:]
+    count = int(copies * len(made))
+    made[:count] = training[:count] + 0.02 * torch.randn(count, 64, generator=seeded())
+    return Columns(made, training, held_out if has_held_out else None)
+
+
+@pytest.mark.parametrize("has_held_out", [True, False])
+def test_copied_training_set_is_flagged_and_fresh_data_are_not(has_held_out):
+    fresh, tenth, copied = (
+        figures(digit_columns(copies, has_held_out), "pixels") for copies in (0.0, 0.1, 1.0)
+    )
+    assert fresh["near_copies_pixels_in_words"].startswith("No sign of copying")
+    assert fresh["near_copies_pixels_p_value"] > 0.001
+    assert (
+        0.5
+        < fresh["near_copies_pixels_median_distance"] / fresh["near_copies_pixels_median_distance_floor"]
+        < 2
+    )
+    for found, least in ((tenth, 0.1), (copied, 1.0)):
+        assert found["near_copies_pixels_in_words"].startswith("Possible copying")
+        assert found["near_copies_pixels"] >= least and found["near_copies_pixels_p_value"] < 1e-6
+    if not has_held_out:  # judged against what it copied, it looks better than any fresh data
+        assert copied["frechet_distance_pixels"] < 0.5 * fresh["frechet_distance_pixels"]
+
+
+def test_floor_is_the_figure_of_training_samples():
+    columns = digit_columns()
+    first = figures(columns, "x")
+    floor, reference = columns.floor_pair
+    again = figures(Columns(floor, columns.training, reference), "x")
+    for key in ("frechet_distance_x", "kernel_distance_x", "precision_x", "recall_x"):
+        assert again[key] == again[f"{key}_floor"] == first[f"{key}_floor"] != first[key]
+    usual = metrics.nearest_distances(columns.held_out, columns.training).median()
+    assert first["near_copies_x_median_distance_floor"] == float(usual)
+
+
+def test_without_held_out_data_the_floor_is_of_two_parts_of_the_training_data():
+    floor, reference = digit_columns(has_held_out=False).floor_pair
+    together = torch.cat([floor, reference])
+    assert len(floor) == 368 and len(together) == 737  # half of the training data, and the rest
+    assert len(torch.unique(together, dim=0)) == len(torch.unique(load_digits()[0][700:].flatten(1), dim=0))
+
+
+def test_fid_means_inception_and_every_name_tells_the_features():
+    results = {"sample_shape": [3, 8, 8], "features": {"inception": "", "dinov2-small": "", "pixels": ""}}
+    names = metric_names(results)
+    for key, name in names.items():
+        features = [word for word in ("inception", "dinov2-small", "pixels") if word in name.lower()]
+        assert features and (key == "sliced_w2" or key.endswith(features[0])), key
+        assert (name.startswith("FID") or name.startswith("KID")) <= (features == ["inception"])
+        assert ("not FID" in name) == (key.startswith("frechet") and "inception" not in key)
+    assert names["frechet_distance_inception"].startswith("FID: ") and len(names) == 16
+
+
+def results_of(folder):
+    """Return what the command wrote, and what of it does not depend on the processes."""
+    results = json.loads((folder / "results.json").read_text())
+    alike = {
+        key: value for key, value in results.items() if key not in ("seconds_per_sample", "num_processes")
+    }
+    if "likelihood" in results:
+        alike["likelihood"] = results["likelihood"] | {"seconds": None}
+    return results, alike
+
+
+def test_command_measures_digits_the_same_with_one_and_two_processes(digits_pipeline, two_processes, capfd):
+    assert evaluate.main([str(digits_pipeline), *FLAGS]) == 0
+    printed = capfd.readouterr().out
+    ranks, folder = two_processes
+    (one, alike), (two, alike_two) = (results_of(f) for f in (digits_pipeline / "evaluation", folder))
+    assert (one["num_processes"], two["num_processes"]) == (1, 2) and alike == alike_two
+    assert one["likelihood"]["num_samples"] == 150  # five streams: one process has three of them
+    del two["likelihood"]
+    assert all(rank["status"] == 0 and rank["results"] == two for rank in ranks)  # in every process
+    assert one["seconds_per_sample"] > 0 and one["network_evaluations"] == 3
+    assert (one["num_samples"], one["num_held_out"], one["num_training"]) == (70, 360, 1437)
+    for key, name in metric_names(one).items():
+        assert f"{name} " in printed
+        assert f"{one[key]:.4f}" in printed and f"{one[key + '_floor']:.4f}" in printed
+    assert "70 is too few samples" in printed
+    assert "too few" not in format_results(one | {"num_samples": 200, "num_floor": 200})
+    for place in (digits_pipeline / "evaluation", folder):
+        with Image.open(place / "samples.png") as picture:
+            assert min(picture.size) > 300
+
+
+def test_figures_of_the_command_are_those_of_the_metrics(digits_pipeline, two_processes):
+    pipeline = DDPMFromScratchPipeline.from_pretrained(digits_pipeline)
+    made = generate(pipeline, 70, batch_size=32, num_inference_steps=3, seed=5)
+    samples, held_out = made.samples.flatten(1), load_digits()[2].flatten(1)
+    results = two_processes[0][0]["results"]
+    assert results["frechet_distance_pixels"] == pytest.approx(metrics.frechet_distance(samples, held_out))
+    expected = metrics.sliced_wasserstein(samples, held_out)
+    assert results["sliced_w2"] == pytest.approx(expected, rel=1e-5)  # projected in float32
+
+
+def test_digits_are_judged_by_a_classifier_that_knows_them(tiny_run):
+    """At the end of a training run, which evaluates by the same function."""
+    results = json.loads((tiny_run / "results.json").read_text())["evaluation"]
+    accuracy = float(results["features"]["digit_classifier"].split("accuracy ")[1].split()[0])
+    assert accuracy > 0.97 and results["reference"] == "360 held-out samples"
+    assert len(metric_names(results)) == 6 and set(metric_names(results)) < set(results)
+
+
+def test_half_precision_is_inside_the_network_alone(digits_pipeline, tmp_path, monkeypatch):
+    inside, outside, whole = set(), set(), evaluate.evaluate
+
+    def watched(pipeline, data, **options):
+        pipeline.unet.mid_block.register_forward_hook(lambda *_: inside.add(_[-1].dtype))
+        pipeline.unet.register_forward_hook(lambda *_: outside.add(_[-1].sample.dtype))
+        return whole(pipeline, data, **options)
+
+    monkeypatch.setattr(evaluate, "evaluate", watched)
+    flags = [str(digits_pipeline), "--dataset_name=digits", "--features=pixels", "--num_samples=8"]
+    flags += ["--num_inference_steps=2", "--mixed_precision=bf16", f"--output_dir={tmp_path}"]
+    assert evaluate.main(flags) == 0
+    assert inside == {torch.bfloat16} and outside == {torch.float32}
+
+
+def save_images(folder, count, seed):
+    folder.mkdir()
+    generator = np.random.default_rng(seed)
+    for index in range(count):
+        Image.fromarray(generator.integers(0, 255, (20, 16, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_folder_of_images_is_judged_with_and_without_held_out_ones(tiny_dinov2, tmp_path, capfd):
+    make_pipeline(sample_size=16).save_pretrained(tmp_path / "pipe")  # grey: photos follow
+    photos, unseen = save_images(tmp_path / "photos", 12, 0), save_images(tmp_path / "unseen", 5, 1)
+    flags = [
+        str(tmp_path / "pipe"), f"--train_data_dir={photos}", "--center_crop",
+        f"--cache_dir={tmp_path / 'cache'}", "--num_samples=8", "--num_inference_steps=2",
+        "--features", str(tiny_dinov2), "pixels",
+    ]  # fmt: skip
+    assert evaluate.main(flags) == 0
+    out = capfd.readouterr().out
+    alone, _ = results_of(tmp_path / "pipe" / "evaluation")
+    assert "No held-out samples were given" in out and "its own training data" in out
+    assert alone["num_held_out"] == 0 and "12 training samples themselves" in alone["reference"]
+    assert list(alone["features"]) == ["dinov2-tiny", "pixels"] and alone["num_floor"] == 6
+    assert alone["frechet_distance_dinov2-tiny"] > 0 and str(tmp_path) not in json.dumps(alone)
+    assert evaluate.main([*flags, f"--reference_data_dir={unseen}"]) == 0
+    out = capfd.readouterr().out
+    judged, _ = results_of(tmp_path / "pipe" / "evaluation")
+    assert "No held-out" not in out and judged["num_held_out"] == 5 and judged["num_floor"] == 8
+    assert judged["frechet_distance_pixels"] != alone["frechet_distance_pixels"]
+
+
+def test_points_are_judged_in_their_coordinates(tmp_path):
+    make_pipeline("points").save_pretrained(tmp_path / "pipe")
+    flags = [
+        str(tmp_path / "pipe"),
+        "--dataset_name=swiss_roll",
+        "--num_samples=50",
+        "--num_inference_steps=2",
+    ]
+    assert evaluate.main([*flags, "--batch_size=5000"]) == 0
+    results, _ = results_of(tmp_path / "pipe" / "evaluation")
+    assert results["sliced_w2"] > results["sliced_w2_floor"] > 0 and results["recall_coordinates_floor"] > 0.8
+    assert (tmp_path / "pipe" / "evaluation" / "samples.png").is_file()
+
+
+BAD_COMMANDS = {
+    "no pipeline": (["/no/such", "--dataset_name=digits"], "--output_dir"),
+    "not a pipeline": ([".", "--dataset_name=digits"], "model_index.json"),
+    "no data": (["{pipe}"], "exactly one of --dataset_name and --train_data_dir"),
+    "other data": (["{pipe}", "--dataset_name=swiss_roll"], "samples of shape (1, 8, 8)"),
+    "resolution": (["{pipe}", "--dataset_name=digits", "--resolution=16"], "--resolution 8"),
+    "no folder": (["{pipe}", "--train_data_dir=/no/such"], "--train_data_dir"),
+    "reference of digits": (["{pipe}", "--dataset_name=digits", "--reference_split=test"], "of its own"),
+    "labels": (
+        ["{pipe}", "--dataset_name=digits", "--label_column=label"],
+        "10 classes, but the pipeline none",
+    ),
+    "features": (["{pipe}", "--dataset_name=digits", "--features=coordinates"], "for points"),
+    "features twice": (
+        ["{pipe}", "--dataset_name=digits", "--features", "pixels", "pixels"],
+        "may come once",
+    ),
+    "few samples": (
+        ["{pipe}", "--dataset_name=digits", "--num_samples=3"],
+        "3 samples to generate, but needs",
+    ),
+    "batch": (["{pipe}", "--dataset_name=digits", "--features=pixels", "--batch_size=0"], "batch_size is 0"),
+    "steps": (
+        ["{pipe}", "--dataset_name=digits", "--features=pixels", "--num_inference_steps=21"],
+        "num_inference_steps",
+    ),
+    "seed": (["{pipe}", "--dataset_name=digits", "--seed=-1"], "--seed is -1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_COMMANDS)
+def test_what_cannot_be_evaluated_is_one_line_and_status_2(
+    name, digits_pipeline, tmp_path, capfd, monkeypatch
+):
+    flags, names = BAD_COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    capfd.readouterr()
+    assert evaluate.main([flag.replace("{pipe}", str(digits_pipeline)) for flag in flags]) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1 and lines[0].startswith("evaluate.py: error:") and names in lines[0], lines
+
+
+def test_processes_that_do_not_see_each_other_are_refused(digits_pipeline, capfd, monkeypatch):
+    """Each would sample all and write the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert evaluate.main([str(digits_pipeline), "--dataset_name=digits"]) == 2
+    assert "2 processes were launched, but this one sees 1" in capfd.readouterr().err
+
+
+def test_unknown_flag_is_one_line(capfd):
+    with pytest.raises(SystemExit) as caught:
+        evaluate.main(["somewhere", "--dataset_nam=digits"])
+    assert caught.value.code == 2 and len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_stream_and_too_few_images_are_refused_before_anything_is_sampled(tmp_path):
+    from ddpm_from_scratch.data.datasets import load_training_data
+    from ddpm_from_scratch.training.config import TrainingConfig
+
+    folder = save_images(tmp_path / "few", 7, 0)
+    options = {"train_data_dir": str(folder), "cache_dir": str(tmp_path / "cache")}
+    for more, message in (
+        ({"streaming": True, "max_train_steps": 1}, "leave --streaming out"),
+        ({}, "7 training samples, but needs at least 8"),
+    ):
+        data = load_training_data(TrainingConfig(**options, **more), 16, 3)
+        with pytest.raises(ValueError, match=message):
+            evaluate.evaluate(None, data, num_samples=8)

@@ -1,0 +1,98 @@
+"""The code that a repository brings along: one file, made of the package's own modules."""
+
+import runpy
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers.utils.dynamic_modules_utils import check_imports, get_relative_imports
+
+from ddpm_from_scratch import DDPMFromScratchScheduler
+from ddpm_from_scratch.hub.upload import code_file
+
+SCHEDULER, NETWORKS = "schedulers.scheduling_ddpm_from_scratch", "networks.models"
+ENTRIES = [(SCHEDULER,), (NETWORKS,), (SCHEDULER, NETWORKS)]
+
+# Run with the package blocked: the file alone makes these samples.
+SAMPLE = """
+import runpy, sys
+sys.modules["ddpm_from_scratch"] = None
+import torch
+module = runpy.run_path(sys.argv[1])
+{walk}
+torch.save(walk(module["DDPMFromScratchScheduler"]), sys.argv[2])
+"""
+WALK = """
+def walk(scheduler_class):
+    scheduler = scheduler_class(beta_schedule="sigmoid_alpha_bar", variance_type="learned_range")
+    scheduler.set_timesteps(7)
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(2, 3, 4, 4, generator=generator)
+    for t in scheduler.timesteps:
+        sample = scheduler.step(sample.repeat(1, 2, 1, 1) / 2, t, sample, generator=generator).prev_sample
+    return sample
+"""
+
+
+@pytest.mark.parametrize("names", ENTRIES, ids=" ".join)
+def test_the_file_is_what_the_loader_takes(names, tmp_path):
+    text = code_file.code_file(*names)
+    assert text == code_file.code_file(*names)
+    path = tmp_path / "code.py"
+    path.write_text(text)
+    assert check_imports(path) == [] and get_relative_imports(path) == []
+    assert "ddpm_from_scratch import" not in text and text.startswith("# ddpm-from-scratch 0.")
+
+
+def test_the_file_alone_gives_the_same_samples(tmp_path):
+    (tmp_path / "code.py").write_text(code_file.code_file(SCHEDULER))
+    program = SAMPLE.format(walk=WALK)
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "code.py", tmp_path / "samples.pt"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    namespace = {"torch": torch}
+    exec(WALK, namespace)
+    here = namespace["walk"](DDPMFromScratchScheduler)
+    assert torch.equal(torch.load(tmp_path / "samples.pt", weights_only=True), here)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    def write(**modules):
+        for name, text in modules.items():
+            (tmp_path / f"{name}.py").write_text(f'"""Of {name}."""\n\n{text}\n')
+
+    monkeypatch.setattr(code_file, "_FOLDER", tmp_path)
+    return write
+
+
+def test_a_module_used_by_its_name_is_there_under_it(package, tmp_path):
+    package(
+        base="def f():\n    return 1\n\n\nx: int = 2",
+        user="from . import base\nfrom .base import (\n    f,\n)\n\n\ndef g():\n"
+        "    return base.f() + f() + base.x",
+    )
+    (tmp_path / "code.py").write_text(code_file.code_file("user"))
+    assert runpy.run_path(tmp_path / "code.py")["g"]() == 4
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ({"one": "def f(): ...", "two": "from .one import f\n\n\ndef f(): ..."}, "both define 'f'"),
+        ({"two": "import scipy"}, "would need 'scipy'"),
+        (
+            {"two": 'def f():\n    """Text\n    from here import there."""'},
+            "would need 'here' .perhaps in a doc",
+        ),
+        ({"two": "from os import path as way"}, "two renames an import in line 3"),
+    ],
+)
+def test_what_would_not_load_everywhere_is_refused(package, modules, message):
+    package(**modules)
+    with pytest.raises(ValueError, match=message):
+        code_file.code_file("two")
