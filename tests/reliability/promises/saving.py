@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import runs
 from ddpm_from_scratch.hub.upload.code_file import code_file
+
+import runs
 from faults import FileOperations
 from runs import Finished, Run, flags, train
 

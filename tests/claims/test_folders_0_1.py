@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import run_training
+from common import ROOT, run_training
 from loopback_hub import Repository
 from runs import WEIGHTS
 
-ARCHIVE = Path(__file__).parent / "fixtures" / "folders_0_1.tar.xz"
+ARCHIVE = ROOT / "tests" / "fixtures" / "folders_0_1.tar.xz"
 PORTABLE = ("portable", "portable-few-step")
 REMOTE_CODE = ("remote-code", "remote-code-points")
 # Their index names modules of the package, so that they need it; of a repository diffusers itself takes only
