@@ -1,4 +1,4 @@
-"""Nothing reaches the network. The fixtures are in support/shared_fixtures.py, which is imported after this."""
+"""Nothing reaches the network. The fixtures are in support/shared_fixtures.py, imported after this."""
 
 import os
 

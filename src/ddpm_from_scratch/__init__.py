@@ -5,6 +5,10 @@ loads neither torch nor diffusers.
 """
 
 import importlib
+import importlib.util
+import sys
+import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0.dev0"
@@ -62,3 +66,39 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _Waiting(types.ModuleType):
+    """A module that is there, and loads when one of its names is first asked for.
+
+    Only for names: whoever looks through all modules asks for their files, and must not load this one.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        with _LOADING:
+            if type(self) is _Waiting:
+                self.__class__ = types.ModuleType
+                try:
+                    self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
+                except BaseException:
+                    self.__class__ = _Waiting
+                    raise
+        return getattr(self, name)
+
+
+_LOADING = threading.RLock()
+# A stock pipeline that was saved with a class of ours names its module: where it is, or where it was in 0.1.
+# diffusers takes such a module only if it is there already, so all of them are there from the start.
+_NAMED_BY_SAVED_PIPELINES = {
+    "models": "networks.models",
+    "scheduling_ddpm_from_scratch": "schedulers.scheduling_ddpm_from_scratch",
+    "scheduling_few_step": "schedulers.scheduling_few_step",
+}
+for _earlier, _now in _NAMED_BY_SAVED_PIPELINES.items():
+    _spec = importlib.util.find_spec(f"{__name__}.{_now}")
+    assert _spec is not None
+    _module = importlib.util.module_from_spec(_spec)
+    _module.__class__ = _Waiting  # type: ignore[assignment]
+    sys.modules[_spec.name] = sys.modules[f"{__name__}.{_earlier}"] = _module

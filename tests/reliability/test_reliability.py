@@ -1,4 +1,4 @@
-"""Every promise of a training run, a few cases of each; `python tests/reliability/reliability.py` tries them all."""
+"""Every promise of a training run, a few cases of each; reliability.py tries them all."""
 
 import pytest
 
