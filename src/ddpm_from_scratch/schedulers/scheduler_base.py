@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin
-from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -287,13 +286,6 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         Arguments and errors as in `add_noise`; `sample` is x_0, as diffusers calls it here.
         """
         return velocity(sample, noise, self._scales_at(timesteps, sample, noise, "sample"))
-
-
-def pair_output(prev_sample: torch.Tensor, pred_original_sample: torch.Tensor) -> DDPMSchedulerOutput:
-    """Return what the class makes of the two, without its constructor's inspection of the fields."""
-    output = DDPMSchedulerOutput.__new__(DDPMSchedulerOutput)
-    output["prev_sample"], output["pred_original_sample"] = prev_sample, pred_original_sample
-    return output
 
 
 def standard_normal(like: torch.Tensor, generator: Any) -> torch.Tensor:

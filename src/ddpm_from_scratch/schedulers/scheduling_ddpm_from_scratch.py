@@ -20,7 +20,7 @@ from .. import checks
 from ..process.diffusion import LinearStep, learned_log_variance, posterior_mean
 from ..process.timesteps import check_one_given, given_timesteps, spaced_timesteps
 from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES, ReverseChain, Step
-from .scheduler_base import FromScratchScheduler, pair_output, standard_normal
+from .scheduler_base import FromScratchScheduler, standard_normal
 from .scheduler_settings import stock_settings
 
 
@@ -284,7 +284,9 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
             dtype = torch.promote_types(prediction.dtype, sample.dtype)
             prev_sample, original = prev_sample.to(dtype), original.to(dtype)
 
-        return pair_output(prev_sample, original) if return_dict else (prev_sample, original)
+        if not return_dict:
+            return prev_sample, original
+        return DDPMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=original)
 
     def batch_step_no_noise(
         self, model_output: torch.Tensor, timesteps: torch.Tensor | Sequence[int], sample: torch.Tensor

@@ -26,7 +26,7 @@ from .few_step_profile import (
     default_noise_level,
     default_num_steps,
 )
-from .scheduler_base import FromScratchScheduler, pair_output, standard_normal
+from .scheduler_base import FromScratchScheduler, standard_normal
 
 
 class FewStepChain(Chain):
@@ -343,4 +343,6 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
                 prev_sample.add_(noise, alpha=step.noise_std)
 
         prev_sample, original = prev_sample.to(dtype), original.to(dtype)
-        return pair_output(prev_sample, original) if return_dict else (prev_sample, original)
+        if not return_dict:
+            return prev_sample, original
+        return DDPMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=original)
