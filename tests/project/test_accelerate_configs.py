@@ -12,7 +12,6 @@ FILES = sorted((ROOT / "training" / "accelerate_configs").glob("*.yaml"))
 KINDS = {
     "one_gpu": DistributedType.NO,
     "ddp_8_gpus": DistributedType.MULTI_GPU,
-    "deepspeed_zero2_8_gpus": DistributedType.DEEPSPEED,
     "fsdp_8_gpus": DistributedType.FSDP,
     "two_nodes": DistributedType.MULTI_GPU,
 }

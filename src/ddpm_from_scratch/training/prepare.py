@@ -21,8 +21,7 @@ from ..sharing.publish import hub_errors
 from . import checkpoint
 from .config import TrainingConfig
 from .log import METRICS_FILE
-from .updates.sharding import check_launch
-from .updates.zero_plan import check_package
+from .updates.sharding import check_launch, refuse_deepspeed
 
 # A process that waits longer than this for another one takes it for dead.
 PROCESS_TIMEOUT = timedelta(minutes=10)
@@ -156,7 +155,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         raise ConfigError(
             f"--logger is {tracker!r}, but that package is not installed: pip install {tracker}."
         )
-    check_package(config)
+    refuse_deepspeed()
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -172,14 +171,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         )
     except ValueError as error:
         where = f"--mixed_precision {config.mixed_precision}, --logger {config.logger}"
-        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-            where = "the DeepSpeed configuration"
         raise ConfigError(f"{where}: {error}") from error
     check_launch(accelerator)
-    kind = accelerator.distributed_type
-    if config.optimizer == "muon" and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if config.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
         raise ConfigError(
-            f"--optimizer is 'muon', which needs whole matrices, but {kind.value} shards them: use adamw."
+            "--optimizer is 'muon', which needs whole matrices, but FSDP shards them: use adamw."
         )
     return accelerator
 

@@ -122,8 +122,9 @@ class Trainer:
         self.model = self.updater.model
         self.ema = None
         if config.use_ema:
-            decay = config.ema_inv_gamma, config.ema_power, config.ema_max_decay
-            self.ema = WeightAverage(self.network, *decay, self.updater.average_mesh)
+            self.ema = WeightAverage(
+                self.network, config.ema_inv_gamma, config.ema_power, config.ema_max_decay
+            )
         # Of the sampler; none yet, which is meant, so that nothing is said about it.
         self.calibration: dict[str, Any] = {}
         self.null_label = data.num_classes if config.label_dropout else None

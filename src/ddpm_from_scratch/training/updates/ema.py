@@ -2,9 +2,8 @@
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 
-from .sharding import local, own_part, share_out, weights
+from .sharding import local, weights
 
 
 class WeightAverage:
@@ -19,30 +18,18 @@ class WeightAverage:
         inv_gamma: g.
         power: p.
         max_decay: the largest d.
-        mesh: processes that have whole weights each, but share the average out; None if they do not.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        inv_gamma: float,
-        power: float,
-        max_decay: float,
-        mesh: DeviceMesh | None = None,
-    ):
+    def __init__(self, model: nn.Module, inv_gamma: float, power: float, max_decay: float):
         self.inv_gamma, self.power, self.max_decay = inv_gamma, power, max_decay
         self.updates = 0
         live = weights(model)
-        self.tensors = {
-            name: value.float().clone() if mesh is None else share_out(value.float(), mesh)
-            for name, value in live.items()
-        }
+        self.tensors = {name: value.float().clone() for name, value in live.items()}
         self._local = [local(value) for value in self.tensors.values()]
         # Looked up once, because that takes longer than to average; but FSDP2's shards are not the same for
         # ever.
         sharded = any(value is not local(value) for value in live.values())
-        own = [value if mesh is None else own_part(value, mesh) for value in live.values()]
-        self._live = None if sharded else own
+        self._live = None if sharded else list(live.values())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

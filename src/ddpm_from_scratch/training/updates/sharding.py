@@ -1,8 +1,8 @@
 """Weights that may be sharded: the same code for one process, for copies (DDP) and for shards (FSDP2).
 
 Under FSDP2 a parameter, its average and its optimizer state are DTensors, of which each process holds one
-slice; under ZeRO only the average is one (see zero.py). A checkpoint holds whole tensors by name, so it does
-not depend on how the run was spread. Functions marked "collective" must be called by all processes alike.
+slice. A checkpoint holds whole tensors by name, so it does not depend on how the run was spread. Functions
+marked "collective" must be called by all processes alike.
 """
 
 import math
@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -21,6 +20,19 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from ...runtime.errors import ConfigError
 
 State = dict[str, torch.Tensor]
+
+
+def refuse_deepspeed() -> None:
+    """Refuse a launch under DeepSpeed before Accelerate looks for that package, which it may not find.
+
+    Raises:
+        ConfigError: the launcher asked for DeepSpeed.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ConfigError(
+            "distributed_type is DEEPSPEED, but must be NO, MULTI_GPU, MULTI_CPU or FSDP. FSDP shards as "
+            "DeepSpeed does: accelerate launch --config_file training/accelerate_configs/fsdp_8_gpus.yaml."
+        )
 
 
 def check_launch(accelerator: Accelerator) -> None:
@@ -35,17 +47,11 @@ def check_launch(accelerator: Accelerator) -> None:
             f"{started} processes were started, but each sees {accelerator.num_processes}: no GPU was found. "
             "Set ACCELERATE_USE_CPU=true to train on CPUs."
         )
-    asked = {
-        "ACCELERATE_USE_FSDP": DistributedType.FSDP,
-        "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED,
-    }
-    for variable, kind in asked.items():
-        wanted = os.environ.get(variable, "false").lower() == "true"
-        if wanted and accelerator.distributed_type != kind and started > 1:
-            raise ConfigError(
-                f"distributed_type {kind.value} needs GPUs; here Accelerate would not shard at all."
-            )
-    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+    is_sharded = accelerator.distributed_type == DistributedType.FSDP
+    wanted = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if wanted and not is_sharded and started > 1:
+        raise ConfigError("distributed_type FSDP needs GPUs; here Accelerate would not shard at all.")
+    if is_sharded and not accelerator.is_fsdp2:
         raise ConfigError("fsdp_version is 1, but must be 2: set it in the Accelerate configuration file.")
 
 
@@ -101,20 +107,6 @@ def like(full: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return the part of a tensor that this process holds, sharing its memory; for elementwise arithmetic."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def own_part(tensor: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    """Return the rows of a whole tensor that `share_out` gives to this process, sharing its memory."""
-    parts, rank = tensor.chunk(mesh.size()), mesh.get_local_rank()
-    return parts[rank] if rank < len(parts) else tensor[:0]
-
-
-def share_out(tensor: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    """Return a copy of a whole tensor that each process has, of which it keeps only its own part."""
-    part = own_part(tensor, mesh).clone()
-    return DTensor.from_local(
-        part, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride()
-    )
 
 
 def weights(network: nn.Module) -> State:

@@ -1,6 +1,6 @@
 """How the loss of a batch becomes an optimizer update: on one process, on copies (DDP), on shards (FSDP2).
 
-Small networks on CPUs have their weights in one tensor; under DeepSpeed there is `zero.ZeroUpdater`.
+Small networks on CPUs have their weights in one tensor.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.utils import (
     clip_grads_with_norm_,
     get_total_norm,
@@ -22,7 +21,6 @@ from torch.nn.utils import (
 from ..config import TrainingConfig
 from . import sharding
 from .optimizers import make_optimizer
-from .zero import ZeroUpdater
 
 # Above this a kernel's own work takes longer than to call it once for each parameter.
 _MOST_FLAT_WEIGHTS = 200_000
@@ -36,9 +34,6 @@ class Updater:
         network: on its device; this shards it if that was asked for.
         config: of the run.
     """
-
-    # Where the average of the weights is to be shared out, although the weights are not.
-    average_mesh: DeviceMesh | None = None
 
     def __init__(self, accelerator: Accelerator, network: ModelMixin, config: TrainingConfig):
         self.accelerator, self.network, self.max_grad_norm = accelerator, network, config.max_grad_norm
@@ -189,12 +184,8 @@ class FlatUpdater(Updater):
         self.optimizer.state[self._flat] = state
 
 
-def make_updater(
-    accelerator: Accelerator, network: ModelMixin, config: TrainingConfig
-) -> Updater | ZeroUpdater:
+def make_updater(accelerator: Accelerator, network: ModelMixin, config: TrainingConfig) -> Updater:
     """Return what updates a network in the way in which the processes were launched."""
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return ZeroUpdater(accelerator, network, config)
     is_small = sum(parameter.numel() for parameter in network.parameters()) <= _MOST_FLAT_WEIGHTS
     is_plain = accelerator.device.type == "cpu" and accelerator.distributed_type != DistributedType.FSDP
     is_flat = is_small and is_plain and config.optimizer == "adamw"

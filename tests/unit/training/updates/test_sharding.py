@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from accelerate.utils import DistributedType
 from diffusers import DDPMPipeline
 
-from common import run_training
+from common import ROOT, run_training
 from ddpm_from_scratch.runtime.errors import ConfigError
 from ddpm_from_scratch.training.config import TrainingConfig
+from ddpm_from_scratch.training.prepare import make_accelerator
 from ddpm_from_scratch.training.updates import sharding
 from ddpm_from_scratch.training.updates.optimizers import make_optimizer
 from faults import AtUpdate, ShardOnCpu
@@ -72,12 +74,21 @@ def test_muon_is_refused_because_it_needs_whole_matrices(tmp_path):
     assert done.returncode == 2 and "needs whole matrices" in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_a_sharded_launch_that_accelerate_answers_with_copies_is_refused(monkeypatch, variable):
+def test_a_launch_under_deepspeed_is_one_line_that_names_fsdp(monkeypatch):
+    """Before anything imports DeepSpeed or looks for it, which here would be another error."""
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    file = "training/accelerate_configs/fsdp_8_gpus.yaml"
+    with pytest.raises(ConfigError, match=f"is DEEPSPEED, but .*{file}") as error:
+        make_accelerator(TrainingConfig(dataset_name="digits"))
+    assert "\n" not in str(error.value) and (ROOT / file).is_file()
+
+
+def test_a_sharded_launch_that_accelerate_answers_with_copies_is_refused(monkeypatch):
     copies = SimpleNamespace(num_processes=2, distributed_type=DistributedType.MULTI_CPU)
     monkeypatch.setenv("WORLD_SIZE", "2")
     sharding.check_launch(copies)
-    monkeypatch.setenv(variable, "true")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match="needs GPUs"):
         sharding.check_launch(copies)
 
