@@ -5,12 +5,13 @@ for a wrong kind, ValueError for a wrong value. Per call only Python types, shap
 devices are read, so that a check never waits for an accelerator.
 """
 
+import difflib
 import math
 import operator
 import reprlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,23 @@ def choice(name: str, value: Any, allowed: Sequence[str], hints: dict[str, str] 
         hint = (hints or {}).get(str(value).lower(), "")
         raise ValueError(f"{name} is {value!r}, but must be one of {tuple(allowed)}. {hint}".rstrip())
     return value
+
+
+def keywords(name: str, given: Collection[str], allowed: Collection[str]) -> None:
+    """Check the names of keyword arguments; one that nobody reads would be dropped in silence.
+
+    Args:
+        name: of what takes them.
+        given: their names.
+        allowed: the names that exist.
+
+    Raises:
+        TypeError: a name that does not exist, with the nearest that does.
+    """
+    for unknown in sorted(set(given) - set(allowed)):
+        close = difflib.get_close_matches(unknown, sorted(allowed), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"its settings are {', '.join(sorted(allowed))}."
+        raise TypeError(f"{name} got an unexpected keyword argument {unknown!r}; {hint}")
 
 
 def samples(name: str, value: Any) -> torch.Tensor:

@@ -177,6 +177,42 @@ def test_argument_of_from_config_overrides_the_config():
     }
 
 
+@pytest.mark.parametrize("kind", [DDPMFromScratchScheduler, FewStepScheduler])
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [("beta_strat", "'beta_start'"), ("use_corrector", ""), ("use_karras_sigmas", ""), ("x", "beta_end, ")],
+)
+def test_unknown_keyword_is_refused_with_the_nearest_setting(kind, wrong, nearest, tmp_path):
+    kind().save_pretrained(tmp_path)
+    ways = (kind, lambda **given: kind.from_config(kind().config, **given))
+    for make in (*ways, lambda **given: kind.from_pretrained(tmp_path, **given)):
+        with pytest.raises(TypeError, match=rf"{kind.__name__}.* {wrong!r}; .*{nearest}"):
+            make(**{wrong: True})
+
+
+def test_corrector_switched_off_by_another_name_is_refused():
+    with pytest.raises(TypeError, match="'use_corrector'; did you mean 'corrector_order'"):
+        FewStepScheduler.from_config(FewStepScheduler().config, solver_order=1, use_corrector=False)
+
+
+@pytest.mark.parametrize("kind", [DDPMFromScratchScheduler, FewStepScheduler])
+def test_keywords_of_diffusers_and_of_stored_configurations_pass(kind, tmp_path):
+    stored = dict(diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True).config) | {"_note": 1}
+    assert kind.from_config(stored).config["use_karras_sigmas"] is True
+    kind(beta_end=0.03).save_pretrained(tmp_path / "scheduler")
+    loaded = kind.from_pretrained(tmp_path, subfolder="scheduler", local_files_only=True, revision="main")
+    assert loaded.config.beta_end == 0.03
+    again = (kind(**loaded.config), kind.from_config(loaded.config, cache_dir=None, **loaded.config))
+    assert [scheduler.config.beta_end for scheduler in again] == [0.03, 0.03]
+    made, unused = kind.from_config({}, return_unused_kwargs=True, beta_end=0.03, use_karras_sigmas=True)
+    assert made.config.beta_end == 0.03 and unused == {"use_karras_sigmas": True}
+
+
+def test_constructor_shows_its_settings():
+    for kind in (DDPMFromScratchScheduler, FewStepScheduler):
+        assert list(inspect.signature(kind).parameters)[:2] == ["num_train_timesteps", "beta_start"]
+
+
 def test_unknown_key_of_a_config_is_ignored_and_named(configuration_log):
     config = dict(DDPMFromScratchScheduler().config) | {"unexpected": True}
     assert keys_of(DDPMFromScratchScheduler.from_config(config)) == keys_of(DDPMFromScratchScheduler())

@@ -4,6 +4,9 @@ The equations are in `diffusion.py`, the schedules in `noise_schedules.py`, and 
 `scheduler_settings.py`.
 """
 
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,30 @@ _FAR_OUTSIDE = 2.0
 _LARGEST_NOISE = 8.0
 
 
+# What `load_config` of diffusers takes to find a configuration. It takes these and keeps silent about others.
+_LOADING_OPTIONS = (
+    "pretrained_model_name_or_path", "return_commit_hash", "cache_dir", "local_dir", "local_dir_use_symlinks",
+    "force_download", "proxies", "token", "local_files_only", "revision", "mirror", "subfolder", "user_agent",
+)  # fmt: skip
+
+
+def settings_named(init: Callable[..., None]) -> Callable[..., None]:
+    """Return a constructor that answers an unknown keyword with a TypeError and the nearest setting."""
+    settings = inspect.signature(init).parameters.keys() - {"self"}
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        _check_keywords(type(self).__name__, options, settings)
+        init(self, *args, **options)
+
+    return checked
+
+
+def _check_keywords(name: str, options: Mapping[str, Any], settings: Set[str]) -> None:
+    # A configuration keeps its own notes under names with an underscore: Scheduler(**scheduler.config) works.
+    checks.keywords(name, [option for option in options if not option.startswith("_")], settings)
+
+
 class FromScratchScheduler(SchedulerMixin, ConfigMixin):
     """A noise schedule with its tables, ready for a way of sampling.
 
@@ -61,6 +88,27 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
     def _get_compatibles(cls) -> list[type]:
         """Return diffusers' schedulers and this package's: `from_config` passes over their settings."""
         return [*super()._get_compatibles(), *FromScratchScheduler.__subclasses__()]
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **options: Any) -> Any:
+        """Return a scheduler with a configuration, as in diffusers.
+
+        Keys of `config` that this scheduler does not know are kept for others, such as the settings of other
+        schedulers. A keyword is meant for this one.
+
+        Args:
+            config: of this or of another scheduler for the same process.
+            return_unused_kwargs: also return the keys and keywords that are no setting, which are then
+                allowed.
+            options: settings to change, and diffusers' own options of loading.
+
+        Raises:
+            TypeError: a keyword that is neither, with the nearest setting.
+        """
+        if not return_unused_kwargs:
+            given = {name: value for name, value in options.items() if name not in _LOADING_OPTIONS}
+            _check_keywords(f"{cls.__name__}.from_config", given, cls._get_init_keys(cls) - {"self"})
+        return super().from_config(config, return_unused_kwargs, **options)
 
     def _make_chain(self, device: torch.device, *, same_tables: bool) -> None:
         """Set `_chain` to the chain through `_visited`; the old one will do if nothing has changed."""

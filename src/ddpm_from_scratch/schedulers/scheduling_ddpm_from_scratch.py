@@ -20,7 +20,7 @@ from .. import checks
 from ..process.diffusion import LinearStep, learned_log_variance, posterior_mean
 from ..process.timesteps import check_one_given, given_timesteps, spaced_timesteps
 from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES, ReverseChain, Step
-from .scheduler_base import FromScratchScheduler, standard_normal
+from .scheduler_base import FromScratchScheduler, settings_named, standard_normal
 from .scheduler_settings import stock_settings
 
 
@@ -75,6 +75,7 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
     _is_ode_scheduler = False  # read by parallel samplers, as of DDPMParallelScheduler
     _chain: ReverseChain
 
+    @settings_named
     @register_to_config
     def __init__(
         self,

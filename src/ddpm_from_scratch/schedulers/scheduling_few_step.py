@@ -26,7 +26,7 @@ from .few_step_profile import (
     default_noise_level,
     default_num_steps,
 )
-from .scheduler_base import FromScratchScheduler, standard_normal
+from .scheduler_base import FromScratchScheduler, settings_named, standard_normal
 
 
 class FewStepChain(Chain):
@@ -115,6 +115,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
 
     _chain: FewStepChain
 
+    @settings_named
     @register_to_config
     def __init__(
         self,
@@ -150,19 +151,23 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         self._start()
 
     @classmethod
-    def from_config(cls, config: Any = None, **options: Any) -> Any:
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **options: Any) -> Any:
         """Return a scheduler with a configuration, as in diffusers; also that of a portable folder.
 
         There, stock's DDPMScheduler keeps the calibration under a hidden name.
 
         Args:
             config: of this or of another scheduler for the same process.
+            return_unused_kwargs: as in the scheduler that this one is made from.
             options: settings to change, and diffusers' own options.
+
+        Raises:
+            TypeError: a keyword that is neither, with the nearest setting.
         """
         if isinstance(config, Mapping) and HIDDEN_CALIBRATION in config:
             config = dict(config)
             options = {"calibration": config.pop(HIDDEN_CALIBRATION)} | options
-        return super().from_config(config, **options)
+        return super().from_config(config, return_unused_kwargs, **options)
 
     def _read_config(self) -> None:
         super()._read_config()
