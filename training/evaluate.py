@@ -150,6 +150,8 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} is {value}, but goes with --likelihood: add that.")
         if value is not None and value < least:
             raise ConfigError(f"--{name} is {value}, but must be at least {least}.")
+    if args.num_inference_steps is not None and args.num_inference_steps < 1:
+        raise ConfigError(f"--num_inference_steps is {args.num_inference_steps}, but must be at least 1.")
     if not (args.num_samples or args.likelihood):
         raise ConfigError("--num_samples is 0 and --likelihood is not given: there is nothing to measure.")
     state = find_processes()

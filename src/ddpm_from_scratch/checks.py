@@ -202,6 +202,8 @@ def timesteps(value: Any, batch_size: int, num_train_timesteps: int) -> torch.Te
 def generator(value: Any, batch_size: int) -> torch.Generator | list[torch.Generator] | None:
     """Return a source of randomness: None, a torch.Generator, or a list with one for each sample.
 
+    A list or tuple of one is that one, which serves all samples, as in diffusers.
+
     Raises:
         TypeError: something else.
         ValueError: a list of another length than the batch or 1.
@@ -213,6 +215,8 @@ def generator(value: Any, batch_size: int) -> torch.Generator | list[torch.Gener
             f"generator is {value!r}, but must be a torch.Generator, a list of them or None. For a seed "
             "write torch.Generator().manual_seed(seed)."
         )
-    if len(value) not in (1, batch_size):  # a single one serves all, as in diffusers
-        raise ValueError(f"got {len(value)} generators for {batch_size} samples; give one for each sample.")
-    return list(value)
+    if len(value) not in (1, batch_size):
+        raise ValueError(
+            f"got {len(value)} generators for {batch_size} samples; give one for each sample, or one for all."
+        )
+    return value[0] if len(value) == 1 else list(value)

@@ -109,8 +109,8 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
 
         Args:
             batch_size: number of samples B.
-            generator: source of all randomness; a list has one for each sample, which makes a sample
-                independent of the batch it is in.
+            generator: source of all randomness; a list or tuple has one for each sample, which makes a sample
+                independent of the batch it is in, or one that serves all.
             num_inference_steps: number of timesteps to visit; if not given, 10 of a FewStepScheduler, and all
                 training timesteps of others.
             latents: x_T ~ N(0, I) to start from, shape (B, ...), instead of drawing it; scaled by the
@@ -132,18 +132,20 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         Raises:
             ValueError, TypeError: an argument that is not allowed, named with the allowed values.
         """
+        batch_size = checks.integer("batch_size", batch_size, 1)
+        generator = checks.generator(generator, batch_size)
+        if num_inference_steps is None:
+            num_inference_steps = default_num_inference_steps(self.scheduler)
+        num_inference_steps = checks.integer("num_inference_steps", num_inference_steps, 1)
         noise_shape = (batch_size, *(sample_shape(self.unet) if latents is None else latents.shape[1:]))
         output_type = self._check_inputs(
-            noise_shape, generator, latents, output_type, callback_on_step_end_tensor_inputs
+            noise_shape, latents, output_type, callback_on_step_end_tensor_inputs
         )
-        generator = checks.generator(generator, batch_size)
         device = self._execution_device
         dtype = getattr(self.unet, "dtype", torch.float32)
         labels = self._class_labels(class_labels, batch_size, device)
         self._check_guidance(guidance_scale, class_labels)
 
-        if num_inference_steps is None:
-            num_inference_steps = default_num_inference_steps(self.scheduler)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         if latents is None:
             latents = randn_tensor(noise_shape, generator=generator, device=device, dtype=dtype)
@@ -176,22 +178,15 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
     def _check_inputs(
         self,
         noise_shape: tuple[int, ...],
-        generator: torch.Generator | list[torch.Generator] | None,
         latents: torch.Tensor | None,
         output_type: str | None,
         callback_inputs: Sequence[str],
     ) -> str:
         """Raise ValueError for arguments that do not fit; return the output type to use."""
-        batch_size = noise_shape[0]
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}, but must be an integer of at least 1.")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(
-                f"got {len(generator)} generators for batch_size={batch_size}; give one for each sample."
-            )
         if latents is not None and latents.shape != noise_shape:
             raise ValueError(
-                f"latents have shape {tuple(latents.shape)}, but batch_size={batch_size}; make them agree."
+                f"latents have shape {tuple(latents.shape)}, but batch_size is {noise_shape[0]}; make them "
+                "agree."
             )
         unknown = set(callback_inputs) - set(self._callback_tensor_inputs)
         if unknown:

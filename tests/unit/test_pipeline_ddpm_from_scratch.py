@@ -14,7 +14,13 @@ from diffusers import (
 from PIL import Image
 
 from common import seeded
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch import (
+    DDPMFromScratchPipeline,
+    DDPMFromScratchScheduler,
+    FewStepScheduler,
+    build_model,
+    model_config,
+)
 from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES
 
@@ -300,8 +306,8 @@ def test_learned_variance_network_runs_under_schedulers_without_one():
     "arguments",
     [
         {"batch_size": 0},
-        {"batch_size": 1.5},
-        {"batch_size": 3, "generator": [seeded()]},
+        {"batch_size": 3, "generator": [seeded()] * 2},
+        {"batch_size": 1, "generator": []},
         {"output_type": "jpg"},
         {"batch_size": 2, "latents": torch.zeros(1, 1, 8, 8)},
         {"callback_on_step_end_tensor_inputs": ["noise"]},
@@ -312,6 +318,36 @@ def test_learned_variance_network_runs_under_schedulers_without_one():
 def test_wrong_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match="must be|give one|make them|only"):
         make_pipeline()(**arguments)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_inference_steps"])
+@pytest.mark.parametrize("value", [True, 2.5, "10"])
+def test_a_number_of_another_kind_is_refused(name, value):
+    with pytest.raises(TypeError, match=f"{name} is {value!r}, but must be an integer of at least 1"):
+        make_pipeline()(**{name: value})
+
+
+@pytest.mark.parametrize("scheduler", [DDPMFromScratchScheduler, FewStepScheduler, DDIMScheduler])
+def test_a_number_of_steps_of_zero_is_one_error_with_any_scheduler(scheduler):
+    with pytest.raises(ValueError, match="num_inference_steps is 0, but must be an integer of at least 1"):
+        make_pipeline(scheduler=scheduler(**SHORT))(num_inference_steps=0)
+
+
+@pytest.mark.filterwarnings("ignore:the scheduler has no calibration")
+@pytest.mark.parametrize("scheduler", [DDPMFromScratchScheduler, FewStepScheduler, DDIMScheduler])
+def test_one_generator_serves_all_in_a_list_a_tuple_or_alone(scheduler):
+    pipeline = make_pipeline(scheduler=scheduler(**SHORT))
+    alone, *others = (
+        pipeline(np.int64(2), generator, 3, output_type="pt").images
+        for generator in (seeded(), [seeded()], (seeded(),))
+    )
+    assert alone.shape == (2, 1, 8, 8) and all(torch.equal(images, alone) for images in others)
+    listed, tupled = (
+        pipeline(2, kind([seeded(1), seeded(2)]), 3, output_type="pt").images for kind in (list, tuple)
+    )
+    assert torch.equal(listed, tupled)
+    second = pipeline(1, seeded(2), 3, output_type="pt").images
+    torch.testing.assert_close(listed[1:], second, rtol=0, atol=1e-3)  # the batch changes the rounding
 
 
 @pytest.mark.parametrize("generator", [0, [seeded(), 1]])

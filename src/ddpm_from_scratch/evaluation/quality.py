@@ -265,7 +265,9 @@ def _about(
         "num_training": training.count,
         "num_training_total": data.num_samples,
         "num_floor": min(count, training.count if held_out is not None else training.count // 2),
-        "num_inference_steps": num_inference_steps or default_num_inference_steps(pipeline.scheduler),
+        "num_inference_steps": default_num_inference_steps(pipeline.scheduler)
+        if num_inference_steps is None
+        else num_inference_steps,
         "network_evaluations": samples.evaluations_per_sample,
         "seconds_per_sample": samples.seconds_per_sample,
         "num_processes": state.num_processes,
