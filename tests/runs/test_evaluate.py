@@ -103,6 +103,27 @@ def test_each_batch_has_its_own_stream_and_another_seed_gives_other_samples():
     assert float(made.min()) < -0.5 and float(made.max()) > 0.5  # the network's units, not [0, 1]
 
 
+def test_guidance_is_counted_as_two_evaluations_a_step():
+    pipeline = make_pipeline(num_class_embeds=4)
+    pipeline.register_to_config(null_class_label=3)
+    for scale, evaluations in ((1.0, 3), (2.0, 6)):
+        made = generate(pipeline, 7, batch_size=4, num_inference_steps=3, guidance_scale=scale)
+        assert made.evaluations_per_sample == evaluations
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("num_inference_steps", 0, ValueError),
+        ("num_inference_steps", 2.5, TypeError),
+        ("batch_size", True, TypeError),
+    ],
+)
+def test_a_number_that_is_none_is_refused_and_not_taken_for_the_default(name, value, error):
+    with pytest.raises(error, match=f"{name} is {value}, but must be an integer of at least 1"):
+        generate(make_pipeline(), 4, **{name: value})
+
+
 def test_labels_of_a_conditional_network_are_dealt_evenly():
     pipeline, seen = make_pipeline(num_class_embeds=3), []
     pipeline.unet.register_forward_pre_hook(
@@ -326,6 +347,10 @@ BAD_COMMANDS = {
     "steps": (
         ["{pipe}", "--dataset_name=digits", "--features=pixels", "--num_inference_steps=21"],
         "num_inference_steps",
+    ),
+    "no steps": (
+        ["{pipe}", "--dataset_name=digits", "--num_inference_steps=0"],
+        "--num_inference_steps is 0, but must be at least 1",
     ),
     "seed": (["{pipe}", "--dataset_name=digits", "--seed=-1"], "--seed is -1"),
 }

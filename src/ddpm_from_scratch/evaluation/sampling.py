@@ -17,6 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import gather
 from tqdm.auto import tqdm
 
+from .. import checks
 from ..measures.plots import point_cloud, sample_grid
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, default_num_inference_steps
 from ..runtime.seeds import stream_seed
@@ -28,7 +29,7 @@ class Samples:
 
     Args:
         samples: float32 on the CPU in the network's units ([-1, 1] for images), shape (N, ...).
-        evaluations_per_sample: network evaluations that one sample took.
+        evaluations_per_sample: network evaluations that one sample took; guidance takes two a step.
         seconds_per_sample: wall time of all processes together, divided by N.
     """
 
@@ -67,22 +68,23 @@ def generate(
         description: what the progress bar says; the main process shows it.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError, TypeError: a number below 1, or no integer.
         FloatingPointError: samples that are not finite.
     """
-    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}, but must be at least 1.")
+    num_samples = checks.integer("num_samples", num_samples, 1)
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    if num_inference_steps is None:
+        num_inference_steps = default_num_inference_steps(pipeline.scheduler)
+    num_inference_steps = checks.integer("num_inference_steps", num_inference_steps, 1)
     state = PartialState()
     num_batches = math.ceil(num_samples / batch_size)
     num_rounds = math.ceil(num_batches / state.num_processes)
-    num_inference_steps = num_inference_steps or default_num_inference_steps(pipeline.scheduler)
     pipeline.scheduler.set_timesteps(num_inference_steps)
-    evaluations = 0
+    evaluations, size = 0, 1
 
-    def count(*_: Any) -> None:
+    def count(_: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
         nonlocal evaluations
-        evaluations += 1
+        evaluations += len(inputs[0]) // size  # guidance doubles the batch of a call
 
     def after_step(*_: Any) -> dict[str, Any]:
         progress.update()
