@@ -67,7 +67,7 @@ def chain_of(pipeline: DDPMFromScratchPipeline, sampler: str) -> Any:
         return DDPMFromScratchScheduler.from_config(config, timestep_spacing="trailing")
     if sampler == "ddim":
         return FewStepScheduler.from_config(
-            config, calibration={}, solver_order=1, noise_level=0.0, use_corrector=False
+            config, calibration={}, solver_order=1, corrector_order=0, noise_level=0.0
         )
     return FewStepScheduler.from_config(config)
 

@@ -76,7 +76,7 @@ def ten_steps() -> Figures:
             shape = (len(model.centre),)
             density = calibrate(model, scheduler, shape, seeded(3), num_steps=(10,), progress_bar=False)
             few = FewStepScheduler.from_config(scheduler.config, calibration=density, noise_level=0.0)
-            ddim = FewStepScheduler.from_config(few.config, solver_order=1, use_corrector=False)
+            ddim = FewStepScheduler.from_config(few.config, solver_order=1, corrector_order=0)
             chains = {
                 "ddim_even": (ddim, even),
                 "even": (few, even),
