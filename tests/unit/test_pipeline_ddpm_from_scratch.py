@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    ConsistencyModelPipeline,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
@@ -354,3 +355,12 @@ def test_one_generator_serves_all_in_a_list_a_tuple_or_alone(scheduler):
 def test_a_seed_in_place_of_a_generator_is_refused(generator):
     with pytest.raises(TypeError, match="must be a torch.Generator.*manual_seed"):
         make_pipeline()(batch_size=2, generator=generator)
+
+
+def test_stock_pipeline_samples_a_class_conditional_network_as_the_readme_says():
+    ours = make_pipeline(num_class_embeds=4)
+    stock = ConsistencyModelPipeline(ours.unet, DDPMScheduler(**SHORT))
+    stock.set_progress_bar_config(disable=True)
+    made = stock(2, class_labels=[1, 3], num_inference_steps=20, generator=seeded(), output_type="np").images
+    mine = ours(2, seeded(), 20, class_labels=[1, 3], output_type="np").images
+    np.testing.assert_allclose(made, mine, rtol=0, atol=1e-5)
