@@ -1,8 +1,8 @@
 """Upload a finished run to the Hub: python training/publish.py runs/digits --repo_id user/digits.
 
 One commit of the pipeline, its card, figures and pictures; no checkpoints and no logs. The weights are
-checked first, and the card names the repository. Exit status: 0 done, 2 a setting or the folder must be
-changed, 5 the Hub refused or cannot be reached.
+checked first; results.json and the card name the repository. Exit status: 0 done, 2 a setting or the folder
+must be changed, 5 the Hub refused or cannot be reached.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Train a diffusion model: accelerate launch training/train.py --config training/configs/digits.yaml.
 
-Reads top to bottom: check the flags, prepare the output folder, load the data, train, measure, report, push.
-The flags are in config.py, what a run starts from in prepare.py, the loop over updates in trainer.py.
+Reads top to bottom: check the flags, prepare the output folder, try the Hub's token, load the data, train,
+measure, report, push. The flags are in config.py, what a run starts from in prepare.py, the loop over updates
+in trainer.py.
 
 Exit status: 0 done; 2 a setting or the data must be changed; 3 the loss is not finite; 4 the disk is full or
 fails; 5 the model is saved but could not be published; 75 stopped by a signal after saving a checkpoint. Each
@@ -27,10 +28,11 @@ def train(config: TrainingConfig) -> None:
     from ddpm_from_scratch.runtime.stop import StopRequest
     from ddpm_from_scratch.sharing.publish import publish
     from ddpm_from_scratch.training.prepare import (
-        check_hub,
+        check_hub_token,
         choose_model_and_data,
         clear_earlier_run,
         make_accelerator,
+        prepare_hub,
         prepare_output_dir,
         start_tracking,
     )
@@ -38,8 +40,9 @@ def train(config: TrainingConfig) -> None:
     from ddpm_from_scratch.training.trainer import Trainer
 
     output_dir = prepare_output_dir(config)
+    check_hub_token(config)
     network, data = choose_model_and_data(config)
-    repo_id = check_hub(config)
+    repo_id = prepare_hub(config)
     accelerator = make_accelerator(config)
     is_main = accelerator.is_main_process
     # Before training, so that features that cannot be had cost nothing.

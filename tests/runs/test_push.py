@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from ddpm_from_scratch.sharing.card import note_calibration
 from common import ROOT
 from loopback_hub import READ_ONLY_TOKEN, TOKEN, Fault
 
@@ -46,6 +47,16 @@ def test_publishing_is_one_commit_of_the_needed_files(publish, loopback_hub, tin
         assert content == (tiny_run / name).read_bytes(), name
     card = repository.files()["README.md"].decode()
     assert 'DDPMFromScratchPipeline.from_pretrained("me/digits")' in card and "model_name: digits" not in card
+    assert json.loads(repository.files()["results.json"])["repo_id"] == "me/digits"
+
+
+def test_a_card_that_is_written_after_publishing_keeps_the_repository(publish, tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    assert publish("--repo_id=digits", folder=folder).returncode == 0
+    note_calibration(folder)
+    assert json.loads((folder / "results.json").read_text())["repo_id"] == "me/digits"
+    assert 'from_pretrained("me/digits")' in (folder / "README.md").read_text()
 
 
 def test_a_second_push_replaces_what_is_no_longer_there(publish, run_here, loopback_hub, tiny_run, tmp_path):
@@ -199,8 +210,9 @@ def test_training_asks_for_the_token_first_and_keeps_what_it_trained(run_here, l
     command = (ROOT / "training" / "train.py", *flags)
     fails(run_here(*command, token=None), 5, "no token")
     assert not loopback_hub.repositories
-    missing = "--dataset_name=/nowhere"
-    fails(run_here(*command[:1], missing, *flags[1:]), 2, "/nowhere")
+    without_data = (*command[:1], "--dataset_name=/nowhere", *flags[1:])
+    fails(run_here(*without_data, token="hf_wrong"), 5, "refuses the token")
+    fails(run_here(*without_data), 2, "/nowhere")
     assert not loopback_hub.repositories, "what is wrong here is found first"
     loopback_hub.faults.append(Fault("POST /api/models/me/run/commit", 400))
     done = run_here(*command)

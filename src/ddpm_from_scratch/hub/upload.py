@@ -49,6 +49,19 @@ class PushError(RuntimeError):
     """An upload that the Hub refused or that did not get through; the message says what to do."""
 
 
+def check_token(repo_id: str, token: str | None = None) -> None:
+    """Ask the Hub whether it knows a token; nothing is created.
+
+    Args:
+        repo_id: what the token is for.
+        token: of the Hub; the one stored by `hf auth login` if not given.
+
+    Raises:
+        PushError: no token, one that the Hub refuses, or no connection.
+    """
+    _push(HfApi(token=_token(token)).whoami, repo_id)
+
+
 def prepare_repository(
     repo_id: str, *, private: bool = False, token: str | None = None, repo_type: str = "model", **options: Any
 ) -> str:
@@ -65,13 +78,7 @@ def prepare_repository(
         PushError: no token, one that the Hub refuses, no connection, or a public repository where a private
             one was asked for.
     """
-    token = token or get_token()
-    if token is None:
-        raise PushError(
-            "there is no token for the Hub: run 'hf auth login' or set HF_TOKEN, with a token that may write "
-            "(https://huggingface.co/settings/tokens)."
-        )
-    api = HfApi(token=token)
+    api = HfApi(token=_token(token))
     create = functools.partial(
         api.create_repo, repo_id, private=private, exist_ok=True, repo_type=repo_type, **options
     )
@@ -185,6 +192,17 @@ def push_space(folder: str | Path, space_id: str, *, private: bool = False, toke
     commit.require_no_secret(str(token))
     _push(commit, space_id)
     return f"{api.endpoint}/spaces/{space_id}"
+
+
+def _token(token: str | None) -> str:
+    """Return the token to use: the given one, or the one stored by `hf auth login`."""
+    token = token or get_token()
+    if token is None:
+        raise PushError(
+            "there is no token for the Hub: run 'hf auth login' or set HF_TOKEN, with a token that may write "
+            "(https://huggingface.co/settings/tokens)."
+        )
+    return token
 
 
 def _layout_changes(api: HfApi, repo_id: str, branch: str | None, folder: Path) -> bool:

@@ -30,12 +30,7 @@ def write_card(folder: Path, repo_id: str) -> None:
     Raises:
         ConfigError: results.json was written by an earlier version.
     """
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    if not _RECORDED <= set(results):
-        raise ConfigError(
-            f"{folder / 'results.json'} is of an earlier version, which did not record what a card says: "
-            "delete it to publish without."
-        )
+    results = _recorded(folder)
     config, data, evaluation = results["config"], results["data"], results["evaluation"]
     metrics = {key: (name, evaluation[key]) for key, name in metric_names(evaluation).items()}
     likelihood = results.get("likelihood")
@@ -67,6 +62,30 @@ def write_card(folder: Path, repo_id: str) -> None:
         ),
     )
     replace_file(folder / "README.md", str(card).encode())
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """Return the results.json of a run that recorded what a card says."""
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    if not _RECORDED <= set(results):
+        raise ConfigError(
+            f"{folder / 'results.json'} is of an earlier version, which did not record what a card says: "
+            "delete it to publish without."
+        )
+    return results
+
+
+def name_repository(folder: Path, repo_id: str) -> None:
+    """Write where a run is published into its results.json, for the cards of later, and into its card.
+
+    Args:
+        folder: of the run, exported and reported.
+        repo_id: "user/name".
+
+    Raises:
+        ConfigError: as in `write_card`.
+    """
+    _replace_results(folder, _recorded(folder) | {"repo_id": repo_id})
 
 
 def _likelihood_metrics(likelihood: dict[str, Any] | None) -> dict[str, tuple[str, float]]:

@@ -9,7 +9,7 @@ from ..hub.safe_loading import variants
 from ..hub.upload import PushError, push_folder
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError, UploadError
-from .card import write_card
+from .card import name_repository
 
 
 def publish(
@@ -44,7 +44,7 @@ def publish(
             branch=branch,
             tag=tag,
             with_report=with_report,
-            before_upload=functools.partial(write_card, folder) if has_report else None,
+            before_upload=functools.partial(name_repository, folder) if has_report else None,
         )
 
 

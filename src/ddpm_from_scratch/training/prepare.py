@@ -12,7 +12,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from ..data.datasets import TrainingData, load_training_data
-from ..hub.upload import REPORT_FILES, prepare_repository
+from ..hub.upload import REPORT_FILES, check_token, prepare_repository
 from ..networks.models import MODEL_CONFIGS, load_model_config, model_config
 from ..runtime.errors import ConfigError
 from ..runtime.privacy import without_folders
@@ -111,10 +111,25 @@ def prepare_output_dir(config: TrainingConfig) -> Path:
     return folder
 
 
-def check_hub(config: TrainingConfig) -> str:
+def check_hub_token(config: TrainingConfig) -> None:
+    """See, before any data are read, whether the Hub takes the token of a run that is to be published.
+
+    Raises:
+        UploadError: no token, a wrong one, or no connection.
+    """
+    if config.push_to_hub and int(os.environ.get("RANK", 0)) == 0:
+        with hub_errors(upload="--push_to_hub: "):
+            check_token(_repo_id(config), config.hub_token)
+
+
+def _repo_id(config: TrainingConfig) -> str:
+    return config.hub_model_id or Path(config.output_dir).resolve().name
+
+
+def prepare_hub(config: TrainingConfig) -> str:
     """Return what the card calls the model: the repository, or the folder if the run is not for the Hub.
 
-    If it is to be published, see now whether it can be.
+    If it is to be published, the repository is created now.
 
     Raises:
         ConfigError: a name that the Hub does not take.
@@ -122,7 +137,7 @@ def check_hub(config: TrainingConfig) -> str:
     """
     if not config.push_to_hub:
         return config.hub_model_id or without_folders(config.output_dir)
-    repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
+    repo_id = _repo_id(config)
     if int(os.environ.get("RANK", 0)) != 0:
         return repo_id
     with hub_errors("--hub_model_id: ", "--push_to_hub: "):
@@ -181,10 +196,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def start_tracking(config: TrainingConfig, accelerator: Accelerator) -> None:
-    """Begin the log of a tracker, if one was chosen."""
+    """Begin the log of a tracker, if one was chosen; like the card, it gets no folders of this machine."""
     if config.logger != "jsonl":
         known = {
-            name: value
+            name: without_folders(value)
             for name, value in vars(config).items()
             if name != "hub_token" and isinstance(value, (int, float, str))
         }
