@@ -6,6 +6,7 @@ Flags keep the names of diffusers' train_unconditional.py where they mean the sa
 
 import difflib
 import math
+import os
 import sys
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ from ..runtime.errors import ConfigError
 # The names of toy_data.POINT_DATASETS: a wrong flag is answered before torch is imported.
 POINT_DATASETS = ("swiss_roll", "spiral", "two_moons", "checkerboard", "eight_gaussians", "pinwheel")
 BUILT_IN_DATASETS = ("digits", *POINT_DATASETS)
+
+# Settings that may be a path, in which ~ is the home folder.
+_PATHS = (
+    "output_dir", "train_data_dir", "dataset_name", "cache_dir", "resume_from_checkpoint",
+    "model_config_name_or_path",
+)  # fmt: skip
 
 # What may differ when a run is resumed.
 FREE, ALLOWED, FIXED = "free", "with --allow_recipe_change", "never"
@@ -217,6 +224,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a setting outside its range, or settings that do not go together."""
+        for name in _PATHS:
+            if getattr(self, name) is not None:
+                setattr(self, name, os.path.expanduser(getattr(self, name)))
         at_least = {
             "shuffle_buffer_size": 1, "resolution": 1, "channels": 1, "dataloader_num_workers": 0,
             "skip_bad_images": 0, "max_nonfinite_steps": 1,

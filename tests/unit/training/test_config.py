@@ -1,12 +1,14 @@
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from common import ROOT
 from ddpm_from_scratch.networks import toy_data
 from ddpm_from_scratch.training.config import POINT_DATASETS, TrainingConfig, parse_config
+from ddpm_from_scratch.training.prepare import start_tracking
 
 DATA = "--dataset_name=digits"
 
@@ -137,3 +139,33 @@ def test_presets_are_those_the_readme_names():
 @pytest.mark.parametrize("name", ["digits", "me/digits", "mnist"])
 def test_data_set_of_the_hub_is_not_taken_for_a_mistyped_one(name):
     assert parse_config([f"--dataset_name={name}"]).dataset_name == name
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_tilde_is_the_home_folder_on_the_command_line_and_in_a_file(as_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = {
+        "train_data_dir": "~/photos",
+        "output_dir": "~/runs/x",
+        "cache_dir": "~/cache",
+        "resume_from_checkpoint": "~/runs/x/checkpoint-1",
+        "model_config_name_or_path": "~/unet",
+    }
+    (tmp_path / "run.yaml").write_text("".join(f"{name}: {value}\n" for name, value in given.items()))
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    config = parse_config([f"--config={tmp_path / 'run.yaml'}"] if as_file else flags)
+    for name, value in given.items():
+        assert getattr(config, name) == value.replace("~", str(tmp_path))
+    assert parse_config(["--dataset_name=~/photos"]).dataset_name == f"{tmp_path}/photos"
+
+
+def test_trackers_get_no_folders_and_no_token():
+    config = TrainingConfig(
+        train_data_dir="/home/me/photos", output_dir="~/runs/x", cache_dir="../cache", hub_token="hf_secret",
+        logger="wandb",
+    )  # fmt: skip
+    told = {}
+    start_tracking(config, SimpleNamespace(init_trackers=lambda project, known: told.update(known)))
+    assert (told["train_data_dir"], told["output_dir"], told["cache_dir"]) == ("photos", "x", "cache")
+    assert told["learning_rate"] == config.learning_rate and "hub_token" not in told
+    assert not any("/" in value for value in told.values() if isinstance(value, str))
