@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from ddpm_from_scratch import (
     DDPMFromScratchPipeline,
     DDPMFromScratchScheduler,
+    Denoiser,
     FewStepScheduler,
     calibrate,
 )
@@ -138,16 +139,23 @@ def exact_problem(name: str, num_samples: int | None, score_error: float) -> Pro
     reference = model.sample(20_000, seeded(7)).float() @ directions
     train = model.sample(4000, seeded(8)).float()
     density, tuned = (
-        calibrate(disturbed, scheduler, shape, seeded(9), num_steps=(5, 10), tune=tune, progress_bar=False)
+        calibrate(
+            Denoiser(disturbed, scheduler), shape, seeded(9), num_steps=(5, 10), tune=tune, progress_bar=False
+        )
         for tune in (False, True)
     )
     residuals = residual_curve(
-        disturbed, scheduler, model.sample(200, seeded(10)), batch_size=20_000, generator=seeded(11)
+        Denoiser(disturbed, scheduler), model.sample(200, seeded(10)), batch_size=20_000, generator=seeded(11)
     )
     found = calibrate(
-        disturbed, scheduler, shape, seeded(12), num_steps=(*FEW, 50), num_samples=count // 8,
-        batch_size=4000, distance=lambda samples: sliced_wasserstein(samples.float(), train),
-    )  # fmt: skip
+        Denoiser(disturbed, scheduler),
+        shape,
+        seeded(12),
+        num_steps=(*FEW, 50),
+        num_samples=count // 8,
+        batch_size=4000,
+        distance=lambda samples: sliced_wasserstein(samples.float(), train),
+    )
 
     def few(**options: Any) -> FewStepScheduler:
         return FewStepScheduler.from_config(scheduler.config, **options)

@@ -12,7 +12,13 @@ import torch
 from sklearn.svm import SVC
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch import (
+    DDPMFromScratchPipeline,
+    DDPMFromScratchScheduler,
+    Denoiser,
+    build_model,
+    model_config,
+)
 from ddpm_from_scratch.learning.objectives import denoising_losses, drop_labels
 from ddpm_from_scratch.learning.timestep_samplers import stratified_timesteps
 
@@ -36,7 +42,7 @@ def train(images: torch.Tensor, labels: torch.Tensor, num_updates: int) -> DDPMF
         timesteps = stratified_timesteps(BATCH_SIZE, len(scheduler), generator)
         kept = drop_labels(labels[chosen], NULL_LABEL, 0.15, generator)
         losses = denoising_losses(
-            network, scheduler, images[chosen], noise, timesteps, class_labels=kept, data_levels=17
+            Denoiser(network, scheduler, kept), images[chosen], noise, timesteps, data_levels=17
         )
         decay = 0.5 + 0.5 * math.cos(math.pi * update / num_updates)
         optimizer.param_groups[0]["lr"] = 1e-3 * decay * min(1, (update + 1) / 50)

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, build_model, model_config
 from ddpm_from_scratch.data.datasets import load_digits
 from ddpm_from_scratch.data.exact import SCHEDULES, digit_means, exact_scheduler, narrow_mixture, seeded
 from ddpm_from_scratch.density.bound import Likelihood, variational_bound, variational_bounds
@@ -99,17 +99,23 @@ def gaussians() -> None:
         truth, truth_of_few = -exact.log_prob(many), -exact.log_prob(few)
         for steps in (10, 50, 200, 1000):
             options = {"timesteps": uniform(steps), "data_levels": None, "generator": source}
-            residuals = residual_curve(exact, scheduler, others, timesteps=uniform(steps), generator=source)
+            residuals = residual_curve(
+                Denoiser(exact, scheduler), others, timesteps=uniform(steps), generator=source
+            )
             bounds = variational_bounds(
-                exact, scheduler, many, ("fixed_small", "analytic"), residuals=residuals, batch_size=8192,
+                Denoiser(exact, scheduler),
+                many,
+                ("fixed_small", "analytic"),
+                residuals=residuals,
+                batch_size=8192,
                 **options,
-            )  # fmt: skip
+            )
             line = f"{dimensions:3} {steps:5}"
             for kind, bound in bounds.items():
                 mean = expected_gap(exact, scheduler, uniform(steps), kind)
                 line += f"  {gap(bound, truth)} {mean:8.4f}"
             if dimensions * steps <= 2000:
-                flow = flow_likelihood(exact, scheduler, few, divergence="exact", **options)
+                flow = flow_likelihood(Denoiser(exact, scheduler), few, divergence="exact", **options)
                 line += f"  {gap(flow, truth_of_few):>22}"
             print(line, flush=True)
 
@@ -119,9 +125,11 @@ def hutchinson() -> None:
     scheduler = exact_scheduler("cosine")
     exact = gaussian(8, scheduler)
     sample = exact.sample(1, seeded())
-    right = flow_likelihood(exact, scheduler, sample, timesteps=uniform(50), divergence="exact").nats
+    right = flow_likelihood(
+        Denoiser(exact, scheduler), sample, timesteps=uniform(50), divergence="exact"
+    ).nats
     drawn = flow_likelihood(
-        exact, scheduler, sample.expand(2000, -1), timesteps=uniform(50), generator=seeded(1)
+        Denoiser(exact, scheduler), sample.expand(2000, -1), timesteps=uniform(50), generator=seeded(1)
     ).nats_per_sample
     error = float(drawn.std()) / len(drawn) ** 0.5
     print(
@@ -140,16 +148,20 @@ def digits_mixture(samples: int) -> None:
         data, few = exact.sample(samples, source), list(range(0, 1000, 20))
         truth = -exact.log_prob(data)
         residuals = residual_curve(
-            exact, scheduler, exact.sample(2000, source), timesteps=few, generator=source
+            Denoiser(exact, scheduler), exact.sample(2000, source), timesteps=few, generator=source
         )
         options = {"data_levels": None, "generator": source}
-        full = variational_bound(exact, scheduler, data, **options)
+        full = variational_bound(Denoiser(exact, scheduler), data, **options)
         more = exact.sample(8 * samples, source)
         truth_of_more = -exact.log_prob(more)
         fixed, analytic = variational_bounds(
-            exact, scheduler, more, ("fixed_small", "analytic"), timesteps=few, residuals=residuals,
+            Denoiser(exact, scheduler),
+            more,
+            ("fixed_small", "analytic"),
+            timesteps=few,
+            residuals=residuals,
             **options,
-        ).values()  # fmt: skip
+        ).values()
         # The decoder is no step: here it has the variance that fits it.
         decoder = (full.decoder - analytic.decoder) * 64 * math.log(2)
         print(
@@ -185,10 +197,14 @@ def samplers() -> None:
 
     def corrected(exact, noise, source):
         scheduler.set_timesteps(100)
-        return predictor_corrector(exact, scheduler, noise, corrector_steps=corrector_steps, generator=source)
+        return predictor_corrector(
+            Denoiser(exact, scheduler), noise, corrector_steps=corrector_steps, generator=source
+        )
 
     def annealed(exact, noise, source):
-        return annealed_langevin(exact, scheduler, noise, steps_per_level=steps_per_level, generator=source)
+        return annealed_langevin(
+            Denoiser(exact, scheduler), noise, steps_per_level=steps_per_level, generator=source
+        )
 
     for steps_per_level in (1, 3, 10, 30):
         print_distances(f"annealed Langevin, {100 * steps_per_level + 1} evaluations", annealed, data)
@@ -225,7 +241,7 @@ def speed() -> None:
         for precision, taken in seconds.items():
             began = time.perf_counter()
             with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-                variational_bound(network, scheduler, samples, data_levels=17, batch_size=1024)
+                variational_bound(Denoiser(network, scheduler), samples, data_levels=17, batch_size=1024)
             taken.append(time.perf_counter() - began)
     for precision, taken in seconds.items():
         median = statistics.median(taken)

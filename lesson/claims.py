@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from computed import Figures, print_figures
-from ddpm_from_scratch import FewStepScheduler, calibrate
+from ddpm_from_scratch import Denoiser, FewStepScheduler, calibrate
 from ddpm_from_scratch.data.exact import MIXTURES, SCHEDULES, exact_mixture, exact_scheduler, seeded
 from ddpm_from_scratch.density.bound import variational_bounds
 from ddpm_from_scratch.density.residuals import residual_curve
@@ -74,7 +74,9 @@ def ten_steps() -> Figures:
             scheduler = exact_scheduler(schedule)
             model = exact_mixture(name, scheduler)
             shape = (len(model.centre),)
-            density = calibrate(model, scheduler, shape, seeded(3), num_steps=(10,), progress_bar=False)
+            density = calibrate(
+                Denoiser(model, scheduler), shape, seeded(3), num_steps=(10,), progress_bar=False
+            )
             few = FewStepScheduler.from_config(scheduler.config, calibration=density, noise_level=0.0)
             ddim = FewStepScheduler.from_config(few.config, solver_order=1, corrector_order=0)
             chains = {
@@ -133,13 +135,19 @@ def bound_gaps() -> Figures:
         # The decoder's term, which scatters most, is the mean of all samples, each other one of about 500.
         samples = model.sample(20_000, seeded(1))
         residuals = residual_curve(
-            model, scheduler, model.sample(400, seeded(2)), batch_size=20_000, generator=seeded(3)
+            Denoiser(model, scheduler), model.sample(400, seeded(2)), batch_size=20_000, generator=seeded(3)
         )
         truth = -float(model.log_prob(samples).mean()) / (2 * math.log(2))
         bounds = variational_bounds(
-            model, scheduler, samples, ["fixed_small", "analytic"], residuals=residuals, data_levels=None,
-            num_monte_carlo=25, batch_size=20_000, generator=seeded(4),
-        )  # fmt: skip
+            Denoiser(model, scheduler),
+            samples,
+            ["fixed_small", "analytic"],
+            residuals=residuals,
+            data_levels=None,
+            num_monte_carlo=25,
+            batch_size=20_000,
+            generator=seeded(4),
+        )
         found |= {
             f"{schedule}_{kind}": bound.prior + float(bound.terms.sum()) - truth
             for kind, bound in bounds.items()

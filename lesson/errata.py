@@ -11,13 +11,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from computed import Figures, print_figures
-from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, build_model, model_config
 from ddpm_from_scratch.data.exact import exact_scheduler, seeded
 from ddpm_from_scratch.density.bound import variational_bound
 from ddpm_from_scratch.density.flow import flow_likelihood
-from ddpm_from_scratch.density.score import score_from_model_output
 from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser, swiss_roll, swiss_roll_curve
-from ddpm_from_scratch.process.diffusion import posterior, scales
+from ddpm_from_scratch.process.diffusion import posterior, scales, to_score
 from ddpm_from_scratch.process.noise_schedules import (
     alphas_cumprod_from_betas,
     betas_from_alpha_bar,
@@ -96,7 +95,7 @@ def conditional_score() -> Figures:
     at_t, found = scales(alpha_bar), {}
     for name, x0 in (("of_plus_one", 1.0), ("of_minus_one", -1.0)):
         noise = (x_t - at_t.signal * x0) / at_t.noise
-        found[name] = float(score_from_model_output(noise, x_t, alpha_bar, "epsilon"))
+        found[name] = float(to_score(noise, x_t, scales(alpha_bar), "epsilon"))
     return found | {"marginal": float(_two_points(scheduler).score(x_t, 0.5))}
 
 
@@ -177,8 +176,8 @@ def exact_likelihood() -> Figures:
     samples = exact.sample(200, seeded(0))
     truth = -float(exact.log_prob(samples).mean()) / math.log(2)
     visited = torch.linspace(0, 999, 250).round().long().tolist()
-    bound = variational_bound(exact, scheduler, samples, data_levels=None, generator=seeded(1))
-    flow = flow_likelihood(exact, scheduler, samples, timesteps=visited, divergence="exact")
+    bound = variational_bound(Denoiser(exact, scheduler), samples, data_levels=None, generator=seeded(1))
+    flow = flow_likelihood(Denoiser(exact, scheduler), samples, timesteps=visited, divergence="exact")
     return {
         "truth": truth,
         "bound_gap": bound.bits_per_dim - truth,
@@ -191,7 +190,7 @@ def number_of_steps() -> Figures:
     scheduler = exact_scheduler(num_train_timesteps=50, scale_betas_by_length=True)
     exact = _two_gaussians(scheduler)
     samples = exact.sample(2000, seeded(0))
-    bound = variational_bound(exact, scheduler, samples, data_levels=None, generator=seeded(1))
+    bound = variational_bound(Denoiser(exact, scheduler), samples, data_levels=None, generator=seeded(1))
     return {
         "gap_at_50_rescaled": bound.bits_per_dim + float(exact.log_prob(samples).mean()) / math.log(2),
         "left_at_50": float(alphas_cumprod_from_betas(linear_betas(50))[-1]),

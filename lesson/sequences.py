@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ddpm_from_scratch import (
     DDPMFromScratchPipeline,
     DDPMFromScratchScheduler,
+    Denoiser,
     FewStepScheduler,
     calibrate,
 )
@@ -100,7 +101,7 @@ def train(sequences: torch.Tensor, num_steps: int, batch_size: int = 128, seed: 
         x_0 = sequences[torch.randint(len(sequences), (batch_size,), generator=source)]
         noise = torch.randn(x_0.shape, generator=source)
         losses = denoising_losses(
-            network, scheduler, x_0, noise, stratified_timesteps(batch_size, 1000, source)
+            Denoiser(network, scheduler), x_0, noise, stratified_timesteps(batch_size, 1000, source)
         )
         optimizer.zero_grad()
         losses.mean().backward()
@@ -110,7 +111,7 @@ def train(sequences: torch.Tensor, num_steps: int, batch_size: int = 128, seed: 
         progress.set_postfix(loss=f"{losses.mean().item():.3f}", refresh=False)
     network = average.module.eval()
     # Where the flow of this network bends, for timesteps of equal errors; with data it would also try noise.
-    calibration = calibrate(network, scheduler, sequences.shape[1:], source, progress_bar=False)
+    calibration = calibrate(Denoiser(network, scheduler), sequences.shape[1:], source, progress_bar=False)
     pipeline = DDPMFromScratchPipeline(
         network, FewStepScheduler.from_config(scheduler.config, calibration=calibration)
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .checks import SchedulerWarning
     from .hub.upload import push_folder
     from .learning.calibration import calibrate
+    from .networks.denoiser import Denoiser
     from .networks.models import MODEL_CONFIGS, PointDenoiser, build_model, load_model_config, model_config
     from .pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchPipelineOutput
     from .process.noise_schedules import BETA_SCHEDULES
@@ -29,6 +30,7 @@ _HOMES = {
     "DDPMFromScratchPipeline": "pipeline_ddpm_from_scratch",
     "DDPMFromScratchPipelineOutput": "pipeline_ddpm_from_scratch",
     "DDPMFromScratchScheduler": "schedulers.scheduling_ddpm_from_scratch",
+    "Denoiser": "networks.denoiser",
     "FewStepScheduler": "schedulers.scheduling_few_step",
     "PointDenoiser": "networks.models",
     "SchedulerWarning": "checks",
@@ -44,6 +46,7 @@ __all__ = [
     "DDPMFromScratchPipeline",
     "DDPMFromScratchPipelineOutput",
     "DDPMFromScratchScheduler",
+    "Denoiser",
     "FewStepScheduler",
     "PointDenoiser",
     "SchedulerWarning",

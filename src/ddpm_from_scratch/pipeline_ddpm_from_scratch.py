@@ -26,8 +26,8 @@ from . import checks
 from .hub.layouts import choose_layout, complete
 from .hub.safe_loading import HUB_ARGUMENTS, check_pipeline, component_folder, fetch, named, read_json
 from .hub.upload import push_folder
+from .networks.denoiser import Denoiser
 from .networks.models import PointDenoiser, sample_shape
-from .process.diffusion import guided_output
 from .schedulers.few_step_profile import HIDDEN_CALIBRATION
 from .schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
 from .schedulers.scheduling_few_step import FewStepScheduler
@@ -150,6 +150,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         if latents is None:
             latents = randn_tensor(noise_shape, generator=generator, device=device, dtype=dtype)
         sample = latents.to(device=device, dtype=dtype) * self.scheduler.init_noise_sigma
+        denoiser = Denoiser(self.unet, self.scheduler, labels, guidance_scale, self.config.null_class_label)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         step_kwargs = {"generator": generator} if takes_generator else {}
 
@@ -158,7 +159,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         with self.progress_bar(total=len(timesteps)) as progress:
             for index, timestep in enumerate(timesteps):
                 model_input = self.scheduler.scale_model_input(sample, timestep).to(dtype)
-                model_output = self._predict(model_input, timestep, labels, guidance_scale)
+                model_output = denoiser.output(model_input, timestep)
                 model_output = self._without_unused_variance(model_output, sample)
                 sample = self.scheduler.step(model_output, timestep, sample, **step_kwargs).prev_sample
                 if callback_on_step_end is not None:
@@ -259,26 +260,6 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
                 f"{got} class_labels are missing: pass the classes to guide to, or leave guidance_scale at 1 "
                 "for unconditional samples."
             )
-
-    def _predict(
-        self,
-        model_input: torch.Tensor,
-        timestep: torch.Tensor,
-        labels: torch.Tensor | None,
-        guidance_scale: float,
-    ) -> torch.Tensor:
-        """Return the network's output, guided if asked for by one call on a doubled batch."""
-        if labels is None:
-            return self.unet(model_input, timestep).sample
-        if guidance_scale == 1:
-            return self.unet(model_input, timestep, class_labels=labels).sample
-        null_labels = torch.full_like(labels, self.config.null_class_label)
-        both_labels = torch.cat([labels, null_labels])
-        output = self.unet(torch.cat([model_input] * 2), timestep, class_labels=both_labels).sample
-        conditional, unconditional = output.chunk(2)
-        channels = model_input.shape[1]
-        guided = guided_output(conditional[:, :channels], unconditional[:, :channels], guidance_scale)
-        return torch.cat([guided, conditional[:, channels:]], dim=1)
 
     def _without_unused_variance(self, model_output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """Drop the second half of 2C channels for schedulers without a variance type, such as DDIM."""

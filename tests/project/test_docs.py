@@ -3,8 +3,9 @@
 import re
 import shlex
 
-import make_images
+import docs_images
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -12,6 +13,7 @@ import calibrate
 import make_flags
 from common import ROOT
 from ddpm_from_scratch.data.datasets import load_digits
+from ddpm_from_scratch.measures.metrics import sliced_wasserstein
 from ddpm_from_scratch.training.config import parse_config
 
 TRAINING_PAGE = (ROOT / "docs" / "training.md").read_text()
@@ -83,7 +85,7 @@ def test_the_examples_of_the_few_step_page_run(tiny_run, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::ddpm_from_scratch.checks.SchedulerWarning")
 def test_samplers_are_drawn_side_by_side(tiny_run, tmp_path):
-    make_images.few_steps(tiny_run, tmp_path / "few_steps.png", num_steps=(2, 3), num_images=4)
+    docs_images.few_steps(tiny_run, tmp_path / "few_steps.png", num_steps=(2, 3), num_images=4)
     with Image.open(tmp_path / "few_steps.png") as picture:
         assert min(picture.size) > 300
 
@@ -93,3 +95,14 @@ def test_the_example_of_other_data_runs():
     names: dict = {}
     exec(compile(code, "docs/other_data.md", "exec"), names)
     assert names["samples"].shape == (2, 8, 8)
+
+
+@pytest.mark.filterwarnings("ignore:the scheduler has no calibration")
+def test_the_loop_of_ones_own_learns_the_swiss_roll():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_loop.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "docs/own_loop.md", "exec"), names)
+    data, made = names["data"], names["x_t"]
+    noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(0))
+    assert sliced_wasserstein(made, data) < 0.15 < 0.4 < sliced_wasserstein(noise, data)
+    assert names["averaged"].evaluations > 0

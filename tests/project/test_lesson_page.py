@@ -7,8 +7,8 @@ import torch
 
 from build import SAMPLERS, TABS, chain_of
 from common import ROOT
-from ddpm_from_scratch import DDPMFromScratchScheduler
-from ddpm_from_scratch.density.score import model_score, snr_step_size
+from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser
+from ddpm_from_scratch.density.score import snr_step_size
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
 from ddpm_from_scratch.networks.toy_data import swiss_roll
 from ddpm_from_scratch.process.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule
@@ -253,11 +253,11 @@ def test_langevin_step_is_the_library_s(page, pipeline_of_the_page, t, generator
     open_tab(page, "score")
     pipeline = pipeline_of_the_page
     x, noise = torch.randn(2, 9, 2, generator=generator)
-    score = model_score(pipeline.unet, pipeline.scheduler)
+    denoiser = Denoiser(pipeline.unet, pipeline.scheduler)
     alpha_bar = float(pipeline.scheduler.alphas_cumprod[t - 1])
     size = snr_step_size(alpha_bar, 0.25)
     with torch.no_grad():
-        expected = x + size / 2 * score(x, torch.tensor(t - 1)) + size**0.5 * noise
+        expected = x + size / 2 * denoiser(x, t - 1).score + size**0.5 * noise
     stepped = page.evaluate(
         """({ points, t, noise }) => {
           const network = makeNetwork(lesson.config, readSafetensors(weights));

@@ -189,14 +189,14 @@ class NonFinite:
 
         original = module.denoising_losses
 
-        def denoising_losses(model: Any, scheduler: Any, samples: Any, *args: Any, **kwargs: Any) -> Any:
+        def denoising_losses(denoiser: Any, samples: Any, *args: Any, **kwargs: Any) -> Any:
             run = self.trainer
             if run.update + 1 not in self.updates or run.accelerator.process_index != self.rank:
-                return original(model, scheduler, samples, *args, **kwargs)
+                return original(denoiser, samples, *args, **kwargs)
             if self.what == "sample":
                 samples = samples.clone()
                 samples[0] = self.value
-            losses = original(model, scheduler, samples, *args, **kwargs)
+            losses = original(denoiser, samples, *args, **kwargs)
             if self.what == "loss":
                 losses = losses * self.value
             elif self.what == "loss alone":

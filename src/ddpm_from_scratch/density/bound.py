@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .. import checks
+from ..networks.denoiser import Denoiser
 from ..process.diffusion import gaussian_kl
 from ..schedulers.reverse_chain import ANALYTIC, LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
 from .bound_terms import (
@@ -84,8 +85,7 @@ class VariationalBound(Likelihood):
 
 
 def variational_bound(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     original_samples: torch.Tensor,
     *,
     timesteps: Sequence[int] | torch.Tensor | None = None,
@@ -93,7 +93,6 @@ def variational_bound(
     residuals: torch.Tensor | None = None,
     num_monte_carlo: int | None = None,
     data_levels: int | None = 256,
-    class_labels: torch.Tensor | None = None,
     batch_size: int = 1024,
     generator: torch.Generator | None = None,
     on_batch: Callable[[int], object] | None = None,
@@ -108,8 +107,7 @@ def variational_bound(
     Analytic variances are the best Gaussian ones that do not depend on x_t; see `residuals.py`.
 
     Args:
-        model: the network, in evaluation mode.
-        scheduler: gives alphas_cumprod and the configuration.
+        denoiser: the network, in evaluation mode, with its process and the labels of the samples.
         original_samples: x_0, shape (N, ...), on the model's device.
         timesteps: those that the chain visits, in any order; all T if not given.
         variance_type: one of `VARIANCE_TYPES`; if not given, "analytic" with residuals and the scheduler's
@@ -121,7 +119,6 @@ def variational_bound(
             with replacement, in place of all of them; the bound stays unbiased.
         data_levels: 256 for 8-bit images at -1 + 2 k / 255, whose bound is on a probability and above 0; None
             for continuous data, whose bound is on a density.
-        class_labels: of the samples, shape (N,).
         batch_size: evaluations of the network at a time.
         generator: source of the noise and of the timesteps.
         on_batch: called after each batch with the number of evaluations.
@@ -130,18 +127,16 @@ def variational_bound(
         TypeError, ValueError: samples, timesteps, levels or residuals that do not fit.
         FloatingPointError: a bound that is not finite.
     """
-    own = ANALYTIC if residuals is not None else own_variance_type(scheduler)
+    own = ANALYTIC if residuals is not None else own_variance_type(denoiser.process)
     kind = variance_type or own
     bounds = variational_bounds(
-        model,
-        scheduler,
+        denoiser,
         original_samples,
         (kind,),
         timesteps=timesteps,
         residuals=residuals,
         num_monte_carlo=num_monte_carlo,
         data_levels=data_levels,
-        class_labels=class_labels,
         batch_size=batch_size,
         generator=generator,
         on_batch=on_batch,
@@ -156,8 +151,7 @@ def own_variance_type(scheduler: Any) -> str:
 
 @torch.no_grad()
 def variational_bounds(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     original_samples: torch.Tensor,
     variance_types: Sequence[str],
     *,
@@ -165,7 +159,6 @@ def variational_bounds(
     residuals: torch.Tensor | None = None,
     num_monte_carlo: int | None = None,
     data_levels: int | None = 256,
-    class_labels: torch.Tensor | None = None,
     batch_size: int = 1024,
     generator: torch.Generator | None = None,
     on_batch: Callable[[int], object] | None = None,
@@ -178,9 +171,9 @@ def variational_bounds(
     original_samples = check_originals(original_samples)
     check_data_levels(original_samples, data_levels)
     batch_size = checks.integer("batch_size", batch_size, 1)
-    visited, num_samples = visited_timesteps(scheduler, timesteps), len(original_samples)
-    table = scheduler.alphas_cumprod.cpu()[visited]
-    own = getattr(scheduler.config, "residuals", None)
+    visited, num_samples = visited_timesteps(denoiser, timesteps), len(original_samples)
+    table = denoiser.process.alphas_cumprod.cpu()[visited]
+    own = getattr(denoiser.process.config, "residuals", None)
     if residuals is None and own is not None and ANALYTIC in variance_types:
         residuals = torch.tensor(own, dtype=torch.float64)[visited]
     for kind in variance_types:
@@ -208,9 +201,7 @@ def variational_bounds(
         for size in (len(visited), num_samples)
     )
     counts = torch.zeros(len(visited), dtype=torch.float64)
-    for batch in noised(
-        model, scheduler, original_samples, visited, drawn, class_labels, batch_size, generator, on_batch
-    ):
+    for batch in noised(denoiser, original_samples, visited, drawn, batch_size, generator, on_batch):
         columns = batch.columns.to(batch.noisy.device)
         coefficients = bound_coefficients(table, columns, batch.noisy)
         counts.index_add_(0, batch.columns, torch.ones_like(weights[batch.columns]))

@@ -4,16 +4,16 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from .. import checks
+from ..networks.denoiser import Denoiser
 from ..process.diffusion import gaussian_log_likelihood
 from .bound import Likelihood
 from .bound_terms import check_data_levels
 from .residuals import check_originals, visited_timesteps
-from .score import flow_angles, integrate_flow, model_velocity
+from .score import flow_angles, integrate_flow
 
 DIVERGENCES = ("exact", "hutchinson")
 
@@ -39,15 +39,13 @@ class FlowLikelihood(Likelihood):
 
 @torch.no_grad()
 def flow_likelihood(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     original_samples: torch.Tensor,
     *,
     timesteps: Sequence[int] | torch.Tensor | None = None,
     divergence: str = "hutchinson",
     num_probes: int = 1,
     data_levels: int | None = None,
-    class_labels: torch.Tensor | None = None,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
     on_batch: Callable[[int], object] | None = None,
@@ -67,15 +65,13 @@ def flow_likelihood(
     arXiv:1511.01844, sec. 3.1): no offset is to be added.
 
     Args:
-        model: the network, in evaluation mode.
-        scheduler: gives alphas_cumprod and prediction_type.
+        denoiser: the network, in evaluation mode, with its process and the labels of the samples.
         original_samples: x_0, shape (N, ...), on the model's device.
         timesteps: where to evaluate, in any order; all T if not given.
         divergence: "exact", by D derivatives for each evaluation; or "hutchinson", the unbiased
             z . grad(z . v) with random signs z, the same along a path.
         num_probes: how many z of a sample; their mean is taken.
         data_levels: 256 for 8-bit images; None for continuous data.
-        class_labels: of the samples, shape (N,).
         batch_size: samples at a time.
         generator: source of the probes and of the noise within bins.
         on_batch: called after each batch with the number of samples.
@@ -89,10 +85,12 @@ def flow_likelihood(
     check_data_levels(original_samples, data_levels)
     num_probes = checks.integer("num_probes", num_probes, 1)
     batch_size = checks.integer("batch_size", batch_size, 1)
-    visited = visited_timesteps(scheduler, timesteps).tolist()
+    visited = visited_timesteps(denoiser, timesteps).tolist()
     if len(visited) < 2:
         raise ValueError("the flow goes from the first timestep to the last: give at least two.")
-    angles, first = flow_angles(scheduler.alphas_cumprod), scheduler.alphas_cumprod[visited[0]].double()
+    denoiser.require_labels_for(len(original_samples))
+    table = denoiser.process.alphas_cumprod
+    angles, first = flow_angles(table), table[visited[0]].double()
     num_dimensions, results = original_samples[0].numel(), []
     bin_width = None if data_levels is None else 2 / (data_levels - 1)
     drawn_on = "cpu" if generator is None else generator.device
@@ -106,10 +104,8 @@ def flow_likelihood(
             if divergence == "hutchinson"
             else None
         )
-        labels = None if class_labels is None else class_labels[rows].to(original.device)
-        velocity = model_velocity(model, scheduler, labels)
         latents, integral = integrate_flow(
-            functools.partial(_velocity_and_divergence, velocity, probes),
+            functools.partial(_velocity_and_divergence, denoiser, rows, probes),
             float(first) ** 0.5 * original,
             visited,
             angles,
@@ -142,7 +138,8 @@ def _signs(
 
 
 def _velocity_and_divergence(
-    velocity: Callable[[torch.Tensor, int], torch.Tensor],
+    denoiser: Denoiser,
+    rows: torch.Tensor,
     probes: list[torch.Tensor] | None,
     sample: torch.Tensor,
     timestep: int,
@@ -150,7 +147,7 @@ def _velocity_and_divergence(
     """Return v and, on the CPU, its divergence of each sample, shape (B,); exact if there are no probes."""
     with torch.enable_grad():
         sample = sample.detach().requires_grad_()
-        output = velocity(sample, timestep)
+        output = denoiser(sample, timestep, rows).velocity
 
         def slope(direction: torch.Tensor) -> torch.Tensor:
             """Return z . grad(z . v) of each sample."""

@@ -8,7 +8,6 @@ on x_t, the best has
 (Bao et al. 2022, arXiv:2201.06503, theorem 1, for an exact network; arXiv:2206.07309 for any other).
 """
 
-import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,13 +15,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from .. import checks
-from ..networks.predictions import (
-    alpha_prod_at,
-    check_timesteps,
-    estimate_original,
-    in_its_precision,
-    predict,
-)
+from ..networks.denoiser import Denoiser
 from ..process.diffusion import add_noise, at_least_float32, scales
 
 
@@ -38,12 +31,10 @@ class Noised(NamedTuple):
 
 
 def noised(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     original_samples: torch.Tensor,
     visited: torch.Tensor,
     drawn: torch.Tensor | None,
-    class_labels: torch.Tensor | None,
     batch_size: int,
     generator: torch.Generator | None,
     on_batch: Callable[[int], object] | None,
@@ -53,14 +44,8 @@ def noised(
     `visited` are timesteps, shape (S,); `drawn` are places in them for each sample, shape (N, k), if not all.
     Rows and columns are on the CPU.
     """
-    network, device, num_samples = in_its_precision(model), original_samples.device, len(original_samples)
-    if class_labels is not None:
-        if class_labels.shape != (num_samples,):
-            raise ValueError(
-                f"class_labels have shape {tuple(class_labels.shape)}, but there are {num_samples} samples: "
-                "give one label for each."
-            )
-        class_labels = class_labels.to(device)
+    num_samples, device = len(original_samples), original_samples.device
+    denoiser.require_labels_for(num_samples)
     total = num_samples * (len(visited) if drawn is None else drawn.shape[1])
     for start in range(0, total, batch_size):
         pair = torch.arange(start, min(start + batch_size, total))
@@ -68,24 +53,16 @@ def noised(
         columns = columns if drawn is None else drawn[rows, columns]
         original, timesteps = original_samples[rows.to(device)], visited[columns].to(device)
         noise = randn_tensor(original.shape, generator, original.device, original.dtype)
-        at_t = scales(alpha_prod_at(scheduler, timesteps, original))
-        noisy = add_noise(original, noise, at_t)
-        labels = None if class_labels is None else class_labels[rows.to(device)]
-        prediction, variance_values = predict(network, scheduler, noisy, timesteps, labels)
-        estimate = estimate_original(prediction, noisy, at_t, scheduler)
-        yield Noised(rows, columns, original, noisy, estimate, variance_values)
+        noisy = add_noise(original, noise, scales(denoiser.alpha_prod_at(timesteps, original)))
+        at_t = denoiser(noisy, timesteps, rows)
+        yield Noised(rows, columns, original, noisy, at_t.clipped_original, at_t.variance_values)
         if on_batch is not None:
             on_batch(len(pair))
 
 
-def visited_timesteps(scheduler: Any, timesteps: Sequence[int] | torch.Tensor | None) -> torch.Tensor:
+def visited_timesteps(denoiser: Denoiser, timesteps: Sequence[int] | torch.Tensor | None) -> torch.Tensor:
     """Return the timesteps of a chain, rising, shape (S,); all if none are given."""
-    chosen = check_timesteps(
-        range(len(scheduler.alphas_cumprod)) if timesteps is None else timesteps, scheduler
-    )
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"timesteps are {reprlib.repr(chosen)}, but must differ: a chain visits each once.")
-    return torch.tensor(sorted(chosen))
+    return torch.tensor(sorted(denoiser.informative_timesteps(timesteps, order="distinct")))
 
 
 def check_originals(original_samples: torch.Tensor, least: int = 1) -> torch.Tensor:
@@ -98,9 +75,7 @@ def check_originals(original_samples: torch.Tensor, least: int = 1) -> torch.Ten
     return at_least_float32(original_samples)
 
 
-def residual_curve(
-    model: Callable[..., Any], scheduler: Any, original_samples: torch.Tensor, **options: Any
-) -> torch.Tensor:
+def residual_curve(denoiser: Denoiser, original_samples: torch.Tensor, **options: Any) -> torch.Tensor:
     """Return E|x_0 - x_0_hat|^2 / D at each timestep, for analytic variances, float64, shape (S,).
 
     That of the best estimate neither exceeds the variance of the data nor falls as noise grows, so this one
@@ -108,27 +83,24 @@ def residual_curve(
     small difference of large numbers at large t.
 
     Args:
-        model: the network, in evaluation mode.
-        scheduler: gives alphas_cumprod and the configuration.
+        denoiser: the network, in evaluation mode, and its process.
         original_samples: at least two; others than those whose likelihood is measured, such as training data:
             then the bound holds for the latter.
-        **options: timesteps, class_labels, batch_size, generator and on_batch, as in `variational_bound`.
+        **options: timesteps, batch_size, generator and on_batch, as in `variational_bound`.
 
     Raises:
         TypeError, ValueError: as in `variational_bound`.
     """
-    means = mean_residuals(model, scheduler, check_originals(original_samples, 2), **options)
+    means = mean_residuals(denoiser, check_originals(original_samples, 2), **options)
     return smooth_residuals(means, original_samples)
 
 
 @torch.no_grad()
 def mean_residuals(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     original_samples: torch.Tensor,
     *,
     timesteps: Sequence[int] | torch.Tensor | None = None,
-    class_labels: torch.Tensor | None = None,
     batch_size: int = 1024,
     generator: torch.Generator | None = None,
     on_batch: Callable[[int], object] | None = None,
@@ -136,11 +108,9 @@ def mean_residuals(
     """Return the mean of |x_0 - x_0_hat|^2 / D at each timestep as it is; see `residual_curve`."""
     original_samples = check_originals(original_samples)
     batch_size = checks.integer("batch_size", batch_size, 1)
-    visited = visited_timesteps(scheduler, timesteps)
+    visited = visited_timesteps(denoiser, timesteps)
     sums = torch.zeros(len(visited), dtype=torch.float64)
-    for batch in noised(
-        model, scheduler, original_samples, visited, None, class_labels, batch_size, generator, on_batch
-    ):
+    for batch in noised(denoiser, original_samples, visited, None, batch_size, generator, on_batch):
         squares = (batch.original - batch.estimate).square()
         sums.index_add_(0, batch.columns, squares.reshape(len(squares), -1).mean(1).cpu().double())
     return sums / len(original_samples)

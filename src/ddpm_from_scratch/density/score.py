@@ -1,10 +1,10 @@
 """The score of the noised data, and what follows from it: Tweedie, Langevin, the probability-flow ODE.
 
-    score(x, t) = grad_x log p_t(x)
+    score(x, t) = grad_x log p_t(x),    Denoiser(network, scheduler)(x, t).score
 
-A denoiser is a score: the same network and scheduler that sample by DDPM also do what is here. Any model that
-is called as `model(sample, timesteps).sample` works, with this package's schedulers and with diffusers' that
-have `alphas_cumprod` (the variance-preserving ones).
+A denoiser is a score: the same network and scheduler that sample by DDPM also do what is here (see
+`networks/denoiser.py`), with this package's schedulers and with diffusers' that have `alphas_cumprod` (the
+variance-preserving ones).
 
 Langevin dynamics is written with half the step size on the score, as in Song & Ermon 2019
 (arXiv:1907.05600), eq. 4:
@@ -26,40 +26,15 @@ The narrowest variance there is at t, 1 - alpha_bar_t, is then widened by the fa
 """
 
 import math
-import reprlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from .. import checks
-from ..networks.predictions import alpha_prod_at, check_timesteps, in_its_precision, predict
-from ..process.diffusion import at_least_float32, scales, to_epsilon, to_velocity
-
-Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def score_from_model_output(
-    model_output: torch.Tensor, sample: torch.Tensor, alpha_prod_t: torch.Tensor, prediction_type: str
-) -> torch.Tensor:
-    """Return the score of the noised data density at `sample`, shape (B, ...).
-
-    score = grad_x log p_t(x) = -eps / sqrt(1 - alpha_bar_t)      (Ho et al. 2020, arXiv:2006.11239, sec. 3.2)
-
-    with eps the mean of the noise given x_t, which x_0 and v give, too.
-
-    Args:
-        model_output: network output, shape (B, ...).
-        sample: x_t, same shape.
-        alpha_prod_t: alpha-bar_t, broadcastable to `sample`, strictly below 1.
-        prediction_type: "epsilon", "sample" or "v_prediction".
-
-    Raises:
-        ValueError: unknown `prediction_type`.
-    """
-    at_t = scales(alpha_prod_t)
-    return -to_epsilon(model_output, sample, at_t, prediction_type) / at_t.noise
+from ..networks.denoiser import Denoiser
+from ..process.diffusion import at_least_float32
+from ..process.timesteps import checked_timesteps
 
 
 def tweedie(sample: torch.Tensor, score: torch.Tensor, alpha_prod_t: torch.Tensor) -> torch.Tensor:
@@ -73,40 +48,6 @@ def tweedie(sample: torch.Tensor, score: torch.Tensor, alpha_prod_t: torch.Tenso
         alpha_prod_t: alpha-bar_t, broadcastable to `sample`, above 0.
     """
     return (sample + (1 - alpha_prod_t) * score) / alpha_prod_t**0.5
-
-
-def model_score(model: Callable[..., Any], scheduler: Any, class_labels: torch.Tensor | None = None) -> Score:
-    """Return the function (x_t, timesteps of shape (B,) or one) -> score that a network and a scheduler are.
-
-    The score is float32, or float64 if x_t is.
-
-    Args:
-        model: the network.
-        scheduler: gives alphas_cumprod and prediction_type.
-        class_labels: of the samples, shape (B,).
-
-    Raises (the function):
-        TypeError, ValueError: samples or timesteps of a wrong kind or shape, or out of range.
-    """
-    network, num_train_timesteps = in_its_precision(model), len(scheduler.alphas_cumprod)
-
-    def score(sample: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        sample = at_least_float32(checks.samples("sample", sample))
-        timesteps = checks.timesteps(timesteps, len(sample), num_train_timesteps)
-        # Elsewhere reading them would wait for the device, which looks them up and finds what is too large.
-        if (
-            timesteps.device.type == "cpu"
-            and not 0 <= int(timesteps.min()) <= int(timesteps.max()) < num_train_timesteps
-        ):
-            raise ValueError(
-                f"timesteps are {timesteps.tolist()[:8]}, but must be in 0..{num_train_timesteps - 1}."
-            )
-        timesteps = timesteps.to(sample.device)
-        prediction, _ = predict(network, scheduler, sample, timesteps, class_labels)
-        alpha_prod_t = alpha_prod_at(scheduler, timesteps, sample)
-        return score_from_model_output(prediction, sample, alpha_prod_t, scheduler.config.prediction_type)
-
-    return score
 
 
 def langevin(
@@ -149,14 +90,12 @@ def snr_step_size(alpha_prod_t: float, snr: float) -> float:
 
 @torch.no_grad()
 def annealed_langevin(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     sample: torch.Tensor,
     *,
     timesteps: Sequence[int] | None = None,
     steps_per_level: int = 10,
     snr: float = 0.25,
-    class_labels: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Return samples x_0 by annealed Langevin dynamics, same shape.
@@ -168,40 +107,40 @@ def annealed_langevin(
     2020 (arXiv:2009.05475).
 
     Args:
-        model: the network.
-        scheduler: gives alphas_cumprod and prediction_type.
+        denoiser: the network and its process.
         sample: x_T ~ N(0, I), shape (B, ...).
         timesteps: of the levels, falling; 100 with sigma in equal ratios if not given.
         steps_per_level: Langevin steps at each level; network evaluations in all are their product and one.
         snr: r of the steps (see the module).
-        class_labels: of the samples, shape (B,).
         generator: source of the noise.
 
     Raises:
         ValueError: timesteps that do not fall or are out of range, or a number out of range.
     """
-    table = scheduler.alphas_cumprod.cpu().double()
-    levels = geometric_timesteps(table, 100) if timesteps is None else falling_timesteps(timesteps, scheduler)
-    score = model_score(model, scheduler, class_labels)
+    table = denoiser.process.alphas_cumprod.cpu().double()
+    if timesteps is None:
+        levels = geometric_timesteps(table, 100)
+    else:
+        levels = checked_timesteps(timesteps, len(table), order="falling").tolist()
     sample = at_least_float32(sample)
     for level, before in zip(levels, [levels[0], *levels], strict=False):
         if level != before:
             # From pure noise, whose alpha_bar is 0, there is nothing to bring to another scale.
             sample = sample * float(table[level] / table[before] if table[before] > 0 else 1) ** 0.5
         step_size = snr_step_size(float(table[level]), snr)
-        sample = langevin(_at(score, level), sample, step_size, steps_per_level, generator)
-    return _denoised(score, scheduler, sample, levels[-1])
+        sample = langevin(_score_at(denoiser, level), sample, step_size, steps_per_level, generator)
+    return _denoised(denoiser, sample, levels[-1])
 
 
-def _denoised(score: Score, scheduler: Any, sample: torch.Tensor, timestep: int) -> torch.Tensor:
+def _denoised(denoiser: Denoiser, sample: torch.Tensor, timestep: int) -> torch.Tensor:
     """Return Tweedie's estimate of x_0 at one timestep."""
-    at_t = torch.tensor([timestep], device=sample.device)
-    return tweedie(sample, score(sample, at_t), alpha_prod_at(scheduler, at_t, sample))
+    at_t = denoiser(sample, timestep)
+    return tweedie(sample, at_t.score, at_t.alpha_prod_t)
 
 
-def _at(score: Score, timestep: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def _score_at(denoiser: Denoiser, timestep: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the score at one timestep as a function of the sample."""
-    return lambda sample: score(sample, torch.tensor(timestep, device=sample.device))
+    return lambda sample: denoiser(sample, timestep).score
 
 
 def geometric_timesteps(alphas_cumprod: torch.Tensor, num_levels: int) -> list[int]:
@@ -221,23 +160,13 @@ def geometric_timesteps(alphas_cumprod: torch.Tensor, num_levels: int) -> list[i
     return sorted(set(nearest.tolist()), reverse=True)
 
 
-def falling_timesteps(timesteps: Sequence[int] | torch.Tensor, scheduler: Any) -> list[int]:
-    """Return timesteps as integers; raise ValueError unless they fall. See `predictions.check_timesteps`."""
-    chosen = check_timesteps(timesteps, scheduler, needs_original=False)
-    if any(first <= second for first, second in zip(chosen, chosen[1:], strict=False)):
-        raise ValueError(f"timesteps are {reprlib.repr(chosen)}, but must fall.")
-    return chosen
-
-
 @torch.no_grad()
 def predictor_corrector(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     sample: torch.Tensor,
     *,
     corrector_steps: int = 1,
     snr: float = 0.25,
-    class_labels: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Return samples x_0: each step of the scheduler is followed by Langevin steps at the level it reached.
@@ -246,46 +175,22 @@ def predictor_corrector(
     step as the predictor.)
 
     Args:
-        model: the network.
-        scheduler: after set_timesteps; one whose samples are x_t of its alphas_cumprod, as in DDPM and DDIM.
+        denoiser: the network; its process is the predictor, a scheduler after set_timesteps whose samples
+            are x_t of its alphas_cumprod, as in DDPM and DDIM.
         sample: x_T ~ N(0, I), shape (B, ...).
         corrector_steps: Langevin steps after each step but the last; 0 is the predictor alone.
         snr: r of the Langevin steps (see the module).
-        class_labels: of the samples, shape (B,).
         generator: source of the noise.
     """
-    score, network = model_score(model, scheduler, class_labels), in_its_precision(model)
-    sample = at_least_float32(sample)
-    labels = {} if class_labels is None else {"class_labels": class_labels}
+    scheduler, sample = denoiser.process, at_least_float32(sample)
     chain = [int(t) for t in scheduler.timesteps]
     for timestep, following in zip(chain, [*chain[1:], None], strict=True):
-        at_t = torch.tensor(timestep, device=sample.device)
-        model_output = network(sample, at_t, **labels).sample
-        sample = scheduler.step(
-            model_output.to(sample.dtype), timestep, sample, generator=generator
-        ).prev_sample
+        model_output = denoiser.output(sample, torch.tensor(timestep, device=sample.device))
+        sample = scheduler.step(model_output, timestep, sample, generator=generator).prev_sample
         if following is not None:
             step_size = snr_step_size(float(scheduler.alphas_cumprod[following]), snr)
-            sample = langevin(_at(score, following), sample, step_size, corrector_steps, generator)
+            sample = langevin(_score_at(denoiser, following), sample, step_size, corrector_steps, generator)
     return sample
-
-
-def model_velocity(
-    model: Callable[..., Any], scheduler: Any, class_labels: torch.Tensor | None = None
-) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    """Return the function (x_t, t) -> v, the velocity of the probability flow (see `probability_flow`).
-
-    Arguments as in `model_score`.
-    """
-    network = in_its_precision(model)
-
-    def velocity(sample: torch.Tensor, timestep: int) -> torch.Tensor:
-        at_t = torch.tensor([timestep], device=sample.device)
-        prediction, _ = predict(network, scheduler, sample, at_t, class_labels)
-        at_level = scales(alpha_prod_at(scheduler, at_t, sample))
-        return to_velocity(prediction, sample, at_level, scheduler.config.prediction_type)
-
-    return velocity
 
 
 def flow_angles(alphas_cumprod: torch.Tensor) -> torch.Tensor:
@@ -323,13 +228,11 @@ def integrate_flow(
 
 @torch.no_grad()
 def probability_flow(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     sample: torch.Tensor,
     timesteps: Sequence[int],
     *,
     denoise: bool = False,
-    class_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return where the probability-flow ODE takes samples from the first timestep to the last, same shape.
 
@@ -341,23 +244,16 @@ def probability_flow(
     evaluations for n timesteps.
 
     Args:
-        model: the network.
-        scheduler: gives alphas_cumprod and prediction_type.
+        denoiser: the network and its process.
         sample: x_t at the first timestep, shape (B, ...); for sampling, x_T ~ N(0, I).
         timesteps: rising or falling, in 0..T-1; for sampling, scheduler.timesteps.
         denoise: return Tweedie's estimate of x_0 at the end, by one more evaluation.
-        class_labels: of the samples, shape (B,).
 
     Raises:
         ValueError: timesteps that neither rise nor fall, or are out of range.
     """
-    chosen = check_timesteps(timesteps, scheduler)
-    if chosen not in (sorted(set(chosen)), sorted(set(chosen), reverse=True)):
-        raise ValueError(f"timesteps are {reprlib.repr(chosen)}, but must all rise or all fall.")
+    chosen = denoiser.informative_timesteps(timesteps, order="monotone")
     sample = at_least_float32(sample)
-    velocity = model_velocity(model, scheduler, class_labels)
-    angles = flow_angles(scheduler.alphas_cumprod)
-    (sample,) = integrate_flow(lambda x, t: (velocity(x, t),), sample, chosen, angles)
-    if not denoise:
-        return sample
-    return _denoised(model_score(model, scheduler, class_labels), scheduler, sample, chosen[-1])
+    angles = flow_angles(denoiser.process.alphas_cumprod)
+    (sample,) = integrate_flow(lambda x, t: (denoiser(x, t).velocity,), sample, chosen, angles)
+    return _denoised(denoiser, sample, chosen[-1]) if denoise else sample

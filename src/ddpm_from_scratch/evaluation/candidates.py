@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from ..data.datasets import DIGITS_NAME, TrainingData
 from ..learning.calibration import DEFAULT_NUM_STEPS, Candidate, calibrate
 from ..measures.metrics import frechet_distance, projected_wasserstein, sorted_columns, unit_directions
+from ..networks.denoiser import Denoiser
 from ..networks.models import sample_shape
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError, NonFiniteError, Stopped
@@ -128,17 +129,19 @@ def calibrate_pipeline(
                 extractor = calibration_features(features, pipeline, data, cache_dir)
                 distance = distance_from(data, extractor)
             found = calibrate(
-                pipeline.unet,
-                pipeline.scheduler,
+                Denoiser(
+                    pipeline.unet,
+                    pipeline.scheduler,
+                    None if num_classes is None else range(num_classes),
+                    guidance_scale,
+                    pipeline.config.get("null_class_label"),
+                ),
                 tuple(data.sample_shape) if data is not None else sample_shape(pipeline.unet),
                 torch.Generator().manual_seed(stream_seed(seed, "calibration")),
                 num_steps=num_steps,
                 distance=distance,
                 num_samples=num_samples,
                 batch_size=batch_size,
-                class_labels=None if num_classes is None else range(num_classes),
-                guidance_scale=guidance_scale,
-                null_class_label=pipeline.config.get("null_class_label"),
                 on_candidate=judged,
             )
             shared = [found, None]

@@ -29,6 +29,7 @@ from ..density.bound import (
 from ..density.flow import FlowLikelihood, flow_likelihood
 from ..density.residuals import mean_residuals, smooth_residuals
 from ..measures.plots import bound_chart
+from ..networks.denoiser import Denoiser
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError
 from ..runtime.seeds import stream_seed
@@ -253,16 +254,13 @@ class _Measure:
         with progress:
             for number in dealt:
                 samples = source.read(streams[number]).to(state.device)
-                labels = None
-                if self.null_label is not None:
-                    labels = torch.full((len(samples),), self.null_label, device=state.device)
                 generator = torch.Generator().manual_seed(
                     stream_seed(self.seed, "likelihood", STREAMS.index(stream), number)
                 )
                 try:
                     result = function(
-                        self.model, self.scheduler, samples, class_labels=labels, batch_size=self.batch_size,
-                        generator=generator, on_batch=progress.update, **options,
+                        Denoiser(self.model, self.scheduler, self.null_label), samples,
+                        batch_size=self.batch_size, generator=generator, on_batch=progress.update, **options,
                     )  # fmt: skip
                 except FloatingPointError as error:
                     result = error

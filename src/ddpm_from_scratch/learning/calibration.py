@@ -10,7 +10,6 @@ steps and keeps the best.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -20,8 +19,7 @@ import torch
 from diffusers.utils import logging
 
 from .. import checks
-from ..networks.predictions import predict
-from ..process.diffusion import guided_output
+from ..networks.denoiser import Denoiser
 from ..schedulers.exponential_adams import half_log_snrs
 from ..schedulers.few_step_profile import (
     FewStepPlan,
@@ -78,44 +76,6 @@ class Candidate(NamedTuple):
     distance: float
 
 
-class _Network:
-    """The model with its labels and guidance, as a function of samples and one timestep.
-
-    The labels are dealt to the samples in turn.
-    """
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        scheduler: Any,
-        class_labels: Sequence[int] | torch.Tensor | None,
-        guidance_scale: float,
-        null_class_label: int | None,
-    ):
-        if guidance_scale != 1 and (class_labels is None or null_class_label is None):
-            raise ValueError(
-                f"guidance_scale is {guidance_scale:g}, but guidance needs class_labels and a "
-                "null_class_label: give both, or leave guidance_scale at 1."
-            )
-        self.model, self.scheduler, self.guidance_scale = model, scheduler, guidance_scale
-        self.labels = None if class_labels is None else torch.as_tensor(class_labels).reshape(-1)
-        self.null_class_label = null_class_label
-
-    def __call__(self, sample: torch.Tensor, timestep: int, first: int = 0) -> torch.Tensor:
-        """Return the prediction for samples whose numbers are `first` and the following."""
-        at = torch.full((len(sample),), timestep, device=sample.device)
-        if self.labels is None:
-            return predict(self.model, self.scheduler, sample, at)[0]
-        numbers = torch.arange(first, first + len(sample)) % len(self.labels)
-        labels = self.labels[numbers].to(sample.device)
-        if self.guidance_scale == 1 or self.null_class_label is None:
-            return predict(self.model, self.scheduler, sample, at, labels)[0]
-        both = torch.cat([labels, torch.full_like(labels, self.null_class_label)])
-        output, _ = predict(self.model, self.scheduler, torch.cat([sample] * 2), torch.cat([at] * 2), both)
-        conditional, unconditional = output.chunk(2)
-        return guided_output(conditional, unconditional, self.guidance_scale)
-
-
 def _few_step(scheduler: Any, plan: FewStepPlan) -> FewStepScheduler:
     """Return a scheduler of the same process that takes these steps."""
     ours = FewStepScheduler.from_config(
@@ -130,9 +90,15 @@ def _few_step(scheduler: Any, plan: FewStepPlan) -> FewStepScheduler:
     return ours
 
 
+def _prediction(denoiser: Denoiser, sample: torch.Tensor, timestep: int, first: int = 0) -> torch.Tensor:
+    """Return the network's prediction for samples whose numbers are `first` and the following."""
+    count = 1 if denoiser.labels is None else len(denoiser.labels)
+    at = torch.full((len(sample),), timestep, device=sample.device)
+    return denoiser(sample, at, torch.arange(first, first + len(sample)) % count).prediction
+
+
 def equal_error_density(
-    network: Callable[[torch.Tensor, int], torch.Tensor],
-    scheduler: Any,
+    denoiser: Denoiser,
     noise: torch.Tensor,
     num_evaluations: int = _DENSITY_EVALUATIONS,
     on_evaluation: Callable[[], object] | None = None,
@@ -142,8 +108,7 @@ def equal_error_density(
     density = (a rms |d^2 x0hat / d lambda^2|)^(1/3), smoothed, plus a tenth of its maximum
 
     Args:
-        network: maps samples and a timestep to the prediction.
-        scheduler: gives alphas_cumprod and the configuration.
+        denoiser: the network and its process; its labels are dealt to the samples in turn.
         noise: x_T, shape (B, ...); 8 samples will do.
         num_evaluations: nodes of the run, at least 5.
         on_evaluation: called after each evaluation of the network.
@@ -152,15 +117,18 @@ def equal_error_density(
         ValueError, TypeError: fewer evaluations.
         FloatingPointError: estimates that are not finite.
     """
-    num_evaluations = checks.integer("num_evaluations", num_evaluations, 5, len(scheduler.alphas_cumprod))
-    places = half_log_snrs(scheduler.alphas_cumprod.double().tolist())
+    table = denoiser.process.alphas_cumprod
+    num_evaluations = checks.integer("num_evaluations", num_evaluations, 5, len(table))
+    places = half_log_snrs(table.double().tolist())
     finite = [place for place in places if np.isfinite(place)]
     nodes = timesteps_at(np.linspace(finite[-1], finite[0], num_evaluations), places)
     visited = falling_timesteps(nodes, 0, len(places))
-    ode = _few_step(scheduler, FewStepPlan(visited, 0.0))
+    ode = _few_step(denoiser.process, FewStepPlan(visited, 0.0))
     sample, estimates = noise, []
     for timestep in visited:
-        sample, estimate = ode.step(network(sample, timestep), timestep, sample, return_dict=False)
+        sample, estimate = ode.step(
+            _prediction(denoiser, sample, timestep), timestep, sample, return_dict=False
+        )
         estimates.append(estimate.double().cpu())
         if on_evaluation is not None:
             on_evaluation()
@@ -178,8 +146,7 @@ def equal_error_density(
 
 
 def tuned_timesteps(
-    network: Callable[[torch.Tensor, int], torch.Tensor],
-    scheduler: Any,
+    denoiser: Denoiser,
     noise: torch.Tensor,
     timesteps: Sequence[int],
     reference_timesteps: Sequence[int],
@@ -192,8 +159,7 @@ def tuned_timesteps(
     to round; a move is kept if it brings the root mean square difference of the ends down.
 
     Args:
-        network: maps samples and a timestep to the prediction.
-        scheduler: gives alphas_cumprod and the configuration.
+        denoiser: the network and its process; its labels are dealt to the samples in turn.
         noise: x_T, shape (B, ...); a hundred samples will do.
         timesteps: where the search begins, falling.
         reference_timesteps: of the fine solution, falling.
@@ -202,9 +168,9 @@ def tuned_timesteps(
     """
 
     def end(visited: Sequence[int]) -> torch.Tensor:
-        ode, sample = _few_step(scheduler, FewStepPlan(list(visited), 0.0)), noise
+        ode, sample = _few_step(denoiser.process, FewStepPlan(list(visited), 0.0)), noise
         for timestep in visited:
-            sample = ode.step(network(sample, timestep), timestep, sample, return_dict=False)[0]
+            sample = ode.step(_prediction(denoiser, sample, timestep), timestep, sample, return_dict=False)[0]
             if on_evaluation is not None:
                 on_evaluation()
         return sample
@@ -214,7 +180,8 @@ def tuned_timesteps(
     def error(visited: Sequence[int]) -> float:
         return float((end(visited) - reference).square().mean().sqrt())
 
-    places = np.clip(half_log_snrs(scheduler.alphas_cumprod.double().tolist()), -1e3, 1e3).tolist()
+    table = denoiser.process.alphas_cumprod
+    places = np.clip(half_log_snrs(table.double().tolist()), -1e3, 1e3).tolist()
     best = list(timesteps)
     least, part = error(best), 0.25
     for _ in range(num_rounds):
@@ -238,8 +205,7 @@ def tuned_timesteps(
 
 @torch.no_grad()
 def calibrate(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     shape: Sequence[int],
     generator: torch.Generator | None = None,
     *,
@@ -248,9 +214,6 @@ def calibrate(
     tune: bool | None = None,
     num_samples: int = 250,
     batch_size: int = 250,
-    class_labels: Sequence[int] | torch.Tensor | None = None,
-    guidance_scale: float = 1.0,
-    null_class_label: int | None = None,
     on_candidate: Callable[[Candidate], object] | None = None,
     progress_bar: bool = True,
 ) -> dict[str, Any]:
@@ -264,8 +227,8 @@ def calibrate(
     times as many, all from the same noise.
 
     Args:
-        model: the network, in evaluation mode, on the device of the generator or the CPU.
-        scheduler: any of diffusers' for the same process; gives alphas_cumprod and the configuration.
+        denoiser: the network, in evaluation mode, on the device of the generator or the CPU, and any
+            scheduler of its process. Its labels are dealt to the samples in turn, and it may guide.
         shape: of one sample, without the batch.
         generator: source of the noise.
         num_steps: numbers of steps to find settings for.
@@ -275,17 +238,14 @@ def calibrate(
             where there is a distance to tell whether that is better.
         num_samples: for each candidate of the descents.
         batch_size: samples at a time.
-        class_labels: of class-conditional networks, dealt to the samples in turn.
-        guidance_scale: of classifier-free guidance; 1 is none.
-        null_class_label: the label of no class, for guidance.
         on_candidate: called with each Candidate as it is judged.
         progress_bar: show one, as diffusers' own are shown.
 
     Raises:
-        ValueError, TypeError: a number out of range, or guidance without labels.
+        ValueError, TypeError: a number out of range.
         FloatingPointError: estimates of the network, or all distances, that are not finite.
     """
-    num_train_timesteps = len(scheduler.alphas_cumprod)
+    num_train_timesteps = denoiser.num_train_timesteps
     counts = sorted(checks.integer("a number of steps", n, 1, num_train_timesteps) for n in num_steps)
     if num_train_timesteps < 5:
         raise ValueError(
@@ -293,19 +253,16 @@ def calibrate(
         )
     num_samples = checks.integer("num_samples", num_samples, 2)
     batch_size = checks.integer("batch_size", batch_size, 1)
-    network = _Network(model, scheduler, class_labels, guidance_scale, null_class_label)
-    device = next((parameter.device for parameter in _parameters(model)), torch.device("cpu"))
+    device = denoiser.device
     source = torch.device("cpu") if generator is None else generator.device
-    places = half_log_snrs(scheduler.alphas_cumprod.double().tolist())
+    places = half_log_snrs(denoiser.process.alphas_cumprod.double().tolist())
 
     def noise(count: int, drawn_from: torch.Generator | None = generator) -> torch.Tensor:
         return torch.randn((count, *shape), generator=drawn_from, device=source).to(device)
 
     with logging.tqdm(desc="calibrating", unit="evaluation", disable=not progress_bar) as progress:
         evaluations = min(_DENSITY_EVALUATIONS, num_train_timesteps)
-        density = equal_error_density(
-            network, scheduler, noise(8), evaluations, on_evaluation=progress.update
-        )
+        density = equal_error_density(denoiser, noise(8), evaluations, on_evaluation=progress.update)
         calibration: dict[str, Any] = {"half_log_snr": density[0], "density": density[1]}
         tune = distance is not None if tune is None else tune
         tuned_by = noise(min(_TUNED_BY, batch_size) if tune else 1)
@@ -314,7 +271,7 @@ def calibrate(
         def tuned(count: int) -> list[int]:
             first = density_timesteps(*density, min(count + 1, num_train_timesteps), places)[:count]
             fine = density_timesteps(*density, min(_FINE, num_train_timesteps), places)
-            return tuned_timesteps(network, scheduler, tuned_by, first, fine, on_evaluation=progress.update)
+            return tuned_timesteps(denoiser, tuned_by, first, fine, on_evaluation=progress.update)
 
         few = [count for count in counts if tune and 1 < count <= _MOST_TUNED]
         if distance is None:
@@ -325,14 +282,14 @@ def calibrate(
 
         def judge(spacing: str, plan: FewStepPlan, count: int) -> Candidate:
             drawn_from = torch.Generator(source).manual_seed(seed + count)
-            ours, parts = _few_step(scheduler, plan), []
+            ours, parts = _few_step(denoiser.process, plan), []
             for first in range(0, count, batch_size):
                 ours.set_timesteps(len(plan.timesteps))  # without the estimates of the batch before
                 sample = noise(min(batch_size, count - first), drawn_from)
                 for timestep in plan.timesteps:
                     # The noise of every step is drawn, so that all noise levels see the same.
                     step_noise = noise(len(sample), drawn_from)
-                    output = network(sample, timestep, first)
+                    output = _prediction(denoiser, sample, timestep, first)
                     sample, _ = ours.step(
                         output, timestep, sample, return_dict=False, variance_noise=step_noise
                     )
@@ -354,13 +311,6 @@ def calibrate(
                 )
             steps[str(count)] = best.plan.entry()
         return calibration | {"steps": steps}
-
-
-def _parameters(model: Any) -> Any:
-    """Return the tensors of a network, from the first of which its device can be told."""
-    if not isinstance(model, torch.nn.Module):
-        return ()
-    return itertools.chain(model.parameters(), model.buffers())
 
 
 def _timesteps(

@@ -1,18 +1,14 @@
 """What training minimises: the loss, its weights, and the dropping of labels.
 
-Everything reads only `scheduler.alphas_cumprod` and `scheduler.config.{prediction_type, variance_type,
-num_train_timesteps}`, so it works with this package's schedulers and with diffusers' own. A model is anything
-called as `model(sample, timesteps).sample`.
+Everything reads only `process.alphas_cumprod` and `process.config.{prediction_type, variance_type}` of a
+denoiser, so it works with this package's schedulers and with diffusers' own.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from .. import checks
 from ..density.bound_terms import bound_coefficients, bound_terms, network_log_variance
-from ..networks.predictions import alpha_prod_at, predict
+from ..networks.denoiser import Denoiser
 from ..process.diffusion import add_noise, check_prediction_type, scales, to_original, training_target
 from ..process.noise_schedules import snr
 
@@ -79,13 +75,11 @@ def drop_labels(
 
 
 def denoising_losses(
-    model: Callable[..., Any],
-    scheduler: Any,
+    denoiser: Denoiser,
     original_samples: torch.Tensor,
     noise: torch.Tensor,
     timesteps: torch.Tensor,
     *,
-    class_labels: torch.Tensor | None = None,
     loss_weighting: str = "none",
     snr_gamma: float = 5.0,
     vlb_weight: float = 0.001,
@@ -109,12 +103,10 @@ def denoising_losses(
     runs in half: at small t, 1 - alpha_bar is 0 in bfloat16.
 
     Args:
-        model: the network.
-        scheduler: gives alphas_cumprod, prediction_type and, if it has one, variance_type.
+        denoiser: the network with its process and the labels of this batch.
         original_samples: x_0, shape (B, ...), floating point.
         noise: eps ~ N(0, I), same shape.
         timesteps: integers in 0..T-1, shape (B,).
-        class_labels: passed to the network if given, shape (B,).
         loss_weighting: "none" or "min_snr"; of L_simple.
         snr_gamma: gamma of "min_snr".
         vlb_weight: lambda of learned variances; 0.001 in the paper.
@@ -127,20 +119,21 @@ def denoising_losses(
     """
     if loss_weighting not in LOSS_WEIGHTINGS:
         raise ValueError(f"loss_weighting is {loss_weighting!r}, but must be one of {LOSS_WEIGHTINGS}.")
-    prediction_type = scheduler.config.prediction_type
-    alpha_prod_t = alpha_prod_at(scheduler, timesteps, original_samples)
+    process, prediction_type = denoiser.process, denoiser.process.config.prediction_type
+    alpha_prod_t = denoiser.alpha_prod_at(timesteps, original_samples)
     at_t = scales(alpha_prod_t)
     noisy_samples = add_noise(original_samples, noise, at_t)
     target = training_target(original_samples, noise, at_t, prediction_type)
-    prediction, variance_values = predict(model, scheduler, noisy_samples, timesteps, class_labels)
+    output = denoiser(noisy_samples, timesteps)
+    prediction, variance_values = output.prediction, output.variance_values
     losses = (prediction - target).square().flatten(1).mean(1)
     if loss_weighting == "min_snr":
         losses = losses * min_snr_weights(alpha_prod_t.flatten(), prediction_type, snr_gamma)
     if variance_values is None:
         return losses
     vlb_weight = checks.real("vlb_weight", vlb_weight, 0)
-    coefficients = bound_coefficients(scheduler.alphas_cumprod, timesteps, noisy_samples)
-    log_variance = network_log_variance(variance_values, coefficients, scheduler.config.variance_type)
+    coefficients = bound_coefficients(process.alphas_cumprod, timesteps, noisy_samples)
+    log_variance = network_log_variance(variance_values, coefficients, process.config.variance_type)
     estimate = to_original(prediction.detach(), noisy_samples, at_t, prediction_type)
     terms = bound_terms(original_samples, estimate, log_variance, timesteps, coefficients, data_levels)
-    return losses + vlb_weight * len(scheduler.alphas_cumprod) * terms
+    return losses + vlb_weight * len(process.alphas_cumprod) * terms

@@ -195,6 +195,18 @@ def to_velocity(
     return velocity(original, epsilon, scales)
 
 
+def to_score(
+    model_output: torch.Tensor, sample: torch.Tensor, scales: Scales, prediction_type: str
+) -> torch.Tensor:
+    """Return the score of the noised data density at x_t that a network output means.
+
+    score = grad_x log p_t(x) = -eps / sqrt(1 - alpha_bar_t)      (Ho et al. 2020, arXiv:2006.11239, sec. 3.2)
+
+    with eps the mean of the noise given x_t. Arguments and errors as in `to_original`; divides by `noise`.
+    """
+    return -to_epsilon(model_output, sample, scales, prediction_type) / scales.noise
+
+
 def step_beta(alpha_prod_t: Coefficient, alpha_prod_t_prev: Coefficient) -> Coefficient:
     """Return beta of one step of the chain, 1 - alpha_bar_t / alpha_bar_{t-1}; steps may skip timesteps."""
     return 1 - alpha_prod_t / alpha_prod_t_prev

@@ -28,6 +28,7 @@ from ..data.order import Batch
 from ..evaluation.sampling import generate, save_picture
 from ..learning.objectives import denoising_losses, drop_labels
 from ..learning.timestep_samplers import LossAwareTimesteps, stratified_timesteps, uniform_timesteps
+from ..networks.denoiser import Denoiser
 from ..networks.models import build_model
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime import cpu
@@ -273,8 +274,8 @@ class Trainer:
             with self.updater.batch(is_last):
                 draw = self._draw(samples, labels, micro)
                 losses = denoising_losses(
-                    self.model, self.scheduler, samples, draw.noise, draw.timesteps,
-                    class_labels=draw.labels, loss_weighting=config.loss_weighting,
+                    Denoiser(self.model, self.scheduler, draw.labels), samples, draw.noise, draw.timesteps,
+                    loss_weighting=config.loss_weighting,
                     snr_gamma=config.snr_gamma, vlb_weight=config.vlb_weight, data_levels=self.data.levels,
                 )  # fmt: skip
                 weighted = losses if draw.weights is None else draw.weights * losses

@@ -10,7 +10,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from scipy.special import log_ndtr
 from sklearn.datasets import load_digits
 
-from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, build_model, model_config
 from ddpm_from_scratch.density.bound import merged, variational_bound, variational_bounds
 from ddpm_from_scratch.density.flow import flow_likelihood
 from ddpm_from_scratch.density.residuals import residual_curve, smooth_residuals
@@ -40,7 +40,12 @@ def test_every_term_of_a_gaussian_is_that_of_the_closed_form(dimensions, kind, g
         table, own = scheduler.alphas_cumprod.double()[timesteps][:, None], exact.variances[0]
         options = {"residuals": ((1 - table) * own / (table * own + 1 - table)).mean(1)}
     bound = variational_bound(
-        exact, scheduler, samples, timesteps=timesteps, data_levels=None, generator=generator, **options
+        Denoiser(exact, scheduler),
+        samples,
+        timesteps=timesteps,
+        data_levels=None,
+        generator=generator,
+        **options,
     )
     prior, terms = expected_terms(exact, scheduler, timesteps, kind)
     to_nats = dimensions * math.log(2)
@@ -72,7 +77,7 @@ def test_the_measured_gap_is_the_expected_one(steps, generator):
     exact = gaussian(2, scheduler)
     samples = exact.sample(4000, generator)
     bound = variational_bound(
-        exact, scheduler, samples, timesteps=uniform(steps), data_levels=None, generator=generator
+        Denoiser(exact, scheduler), samples, timesteps=uniform(steps), data_levels=None, generator=generator
     )
     gaps = (bound.nats_per_sample + exact.log_prob(samples)) / (2 * math.log(2))
     expected = expected_gap(exact, scheduler, uniform(steps), "fixed_small")
@@ -89,16 +94,18 @@ def test_the_gap_of_the_digits_mixture_is_the_published_one(schedule, generator)
     truth = -exact.log_prob(samples) / (64 * math.log(2))
     few = list(range(0, 1000, 20))
     residuals = residual_curve(
-        exact, scheduler, exact.sample(500, generator), timesteps=few, generator=generator
+        Denoiser(exact, scheduler), exact.sample(500, generator), timesteps=few, generator=generator
     )
     options = {"data_levels": None, "generator": generator}
-    analytic = variational_bound(exact, scheduler, samples, timesteps=few, residuals=residuals, **options)
+    analytic = variational_bound(
+        Denoiser(exact, scheduler), samples, timesteps=few, residuals=residuals, **options
+    )
     gaps = analytic.nats_per_sample / (64 * math.log(2)) - truth
     assert float(gaps.mean()) < 0.02 + 2 * float(gaps.std()) / 400**0.5 < 0.05
     if schedule == "linear":
-        fixed = variational_bound(exact, scheduler, samples, timesteps=few, **options)
+        fixed = variational_bound(Denoiser(exact, scheduler), samples, timesteps=few, **options)
         assert fixed.bits_per_dim - float(truth.mean()) == pytest.approx(25, abs=1.5)
-        full = variational_bound(exact, scheduler, samples, **options)
+        full = variational_bound(Denoiser(exact, scheduler), samples, **options)
         # The decoder is no step of the chain; it has the variance that fits it.
         decoder = float(full.terms[0] - analytic.terms[0])
         assert full.bits_per_dim - decoder - float(truth.mean()) == pytest.approx(
@@ -115,7 +122,9 @@ def test_the_flow_gives_the_density_of_a_gaussian(dimensions, generator):
     truth = -exact.log_prob(first**0.5 * samples, first) - 0.5 * dimensions * math.log(first)
     errors = []
     for steps in (30, 60, 120):
-        flow = flow_likelihood(exact, scheduler, samples, timesteps=uniform(steps), divergence="exact")
+        flow = flow_likelihood(
+            Denoiser(exact, scheduler), samples, timesteps=uniform(steps), divergence="exact"
+        )
         errors.append(float((flow.nats_per_sample - truth).abs().max()) / dimensions)
     assert errors[-1] < 2e-3 and errors[0] > 2 * errors[1] > 4 * errors[2], errors
     assert flow.num_evaluations == 238 and flow.dequantization == "none"
@@ -130,7 +139,9 @@ def test_a_flow_that_starts_later_gives_the_density_of_noisier_data(generator):
     scheduler = exact_scheduler("cosine")
     exact = gaussian(2, scheduler)
     samples, level = exact.sample(5, generator), float(scheduler.alphas_cumprod[200].double())
-    flow = flow_likelihood(exact, scheduler, samples, timesteps=range(200, 1000, 7), divergence="exact")
+    flow = flow_likelihood(
+        Denoiser(exact, scheduler), samples, timesteps=range(200, 1000, 7), divergence="exact"
+    )
     truth = -exact.log_prob(level**0.5 * samples, level) - math.log(level)
     torch.testing.assert_close(flow.nats_per_sample, truth, rtol=0, atol=5e-3)
     assert flow.noise_std == pytest.approx((1 / level - 1) ** 0.5) and abs(math.log(level)) > 0.05
@@ -140,12 +151,14 @@ def test_hutchinsons_divergence_is_unbiased(generator):
     scheduler = DDPMFromScratchScheduler(clip_sample=False, beta_schedule="squaredcos_cap_v2")
     exact = gaussian(8, scheduler)
     sample, steps = exact.sample(1, generator), uniform(30)
-    right = flow_likelihood(exact, scheduler, sample, timesteps=steps, divergence="exact").nats
-    drawn = flow_likelihood(exact, scheduler, sample.expand(400, 8), timesteps=steps, generator=generator)
+    right = flow_likelihood(Denoiser(exact, scheduler), sample, timesteps=steps, divergence="exact").nats
+    drawn = flow_likelihood(
+        Denoiser(exact, scheduler), sample.expand(400, 8), timesteps=steps, generator=generator
+    )
     error = float(drawn.nats_per_sample.std()) / 20
     assert 0 < abs(drawn.nats - right) < 3 * error
     many = flow_likelihood(
-        exact, scheduler, sample.expand(400, 8), timesteps=steps, num_probes=4, generator=generator
+        Denoiser(exact, scheduler), sample.expand(400, 8), timesteps=steps, num_probes=4, generator=generator
     )
     assert float(many.nats_per_sample.std()) == pytest.approx(float(drawn.nats_per_sample.std()) / 2, rel=0.2)
 
@@ -232,9 +245,13 @@ def test_the_terms_of_a_network_equal_those_computed_apart_in_numpy(timesteps, k
         )
         given = {"residuals": residuals} if kind == "analytic" else {}
         bound = variational_bound(
-            network, scheduler, samples, timesteps=timesteps, data_levels=levels,
-            generator=generator.manual_seed(3), **given,
-        )  # fmt: skip
+            Denoiser(network, scheduler),
+            samples,
+            timesteps=timesteps,
+            data_levels=levels,
+            generator=generator.manual_seed(3),
+            **given,
+        )
         noise = noise.reshape(len(timesteps), *samples.shape)
         prior, rows = numpy_terms(
             network, scheduler, samples, noise, timesteps, kind, levels, residuals.numpy()
@@ -249,18 +266,21 @@ def test_a_variance_type_other_than_the_schedulers_is_used_where_it_can_be():
     network, scheduler = tiny("learned_range")
     bounds = {
         kind: variational_bound(
-            network, scheduler, digits(4), variance_type=kind, data_levels=17,
+            Denoiser(network, scheduler),
+            digits(4),
+            variance_type=kind,
+            data_levels=17,
             generator=torch.Generator().manual_seed(0),
         )
         for kind in VARIANCE_TYPES
         if kind != "analytic"
-    }  # fmt: skip
+    }
     values = {kind: bound.bits_per_dim for kind, bound in bounds.items()}
     assert values["fixed_small"] == values["fixed_small_log"] != values["fixed_large"]
     assert len({round(value, 6) for value in values.values()}) == 4
     network, scheduler = tiny("fixed_small")
     with pytest.raises(ValueError, match="variance_type is 'learned'"):
-        variational_bound(network, scheduler, digits(4), variance_type="learned", data_levels=17)
+        variational_bound(Denoiser(network, scheduler), digits(4), variance_type="learned", data_levels=17)
 
 
 def test_residuals_of_the_scheduler_are_used_without_others():
@@ -271,11 +291,15 @@ def test_residuals_of_the_scheduler_are_used_without_others():
     )
     given, found = (
         variational_bound(
-            network, one, digits(4), data_levels=17, timesteps=[1, 5, 19],
-            generator=torch.Generator().manual_seed(0), **options,
+            Denoiser(network, one),
+            digits(4),
+            data_levels=17,
+            timesteps=[1, 5, 19],
+            generator=torch.Generator().manual_seed(0),
+            **options,
         )
         for one, options in ((scheduler, {"residuals": residuals[[1, 5, 19]]}), (own, {}))
-    )  # fmt: skip
+    )
     assert found.variance_type == "analytic" and found.nats == given.nats
 
 
@@ -287,14 +311,22 @@ def test_several_variances_share_the_evaluations_and_the_noise():
     kinds = ("learned_range", "fixed_large", "analytic")
     options = {"data_levels": 17, "num_monte_carlo": 6}
     together = variational_bounds(
-        network, scheduler, digits(4), kinds, residuals=residuals,
-        generator=torch.Generator().manual_seed(0), **options,
-    )  # fmt: skip
+        Denoiser(network, scheduler),
+        digits(4),
+        kinds,
+        residuals=residuals,
+        generator=torch.Generator().manual_seed(0),
+        **options,
+    )
     assert list(together) == list(kinds) and len(calls) == 1
     for kind, bound in together.items():
         given = {"residuals": residuals} if kind == "analytic" else {"variance_type": kind}
         alone = variational_bound(
-            network, scheduler, digits(4), generator=torch.Generator().manual_seed(0), **given, **options
+            Denoiser(network, scheduler),
+            digits(4),
+            generator=torch.Generator().manual_seed(0),
+            **given,
+            **options,
         )
         assert bound.variance_type == alone.variance_type == kind
         assert torch.equal(bound.nats_per_sample, alone.nats_per_sample)
@@ -305,11 +337,14 @@ def test_parts_merged_are_the_whole():
     network, scheduler = tiny("fixed_small")
     parts = [
         variational_bound(
-            network, scheduler, digits(9)[rows], data_levels=17, num_monte_carlo=3,
+            Denoiser(network, scheduler),
+            digits(9)[rows],
+            data_levels=17,
+            num_monte_carlo=3,
             generator=torch.Generator().manual_seed(seed),
         )
         for seed, rows in enumerate((slice(0, 2), slice(2, 9)))
-    ]  # fmt: skip
+    ]
     whole = merged(parts)
     assert len(whole.nats_per_sample) == 9 and whole.timesteps.equal(parts[0].timesteps)
     assert whole.nats == pytest.approx((2 * parts[0].nats + 7 * parts[1].nats) / 9)
@@ -329,8 +364,8 @@ def test_the_stock_scheduler_gives_the_same_bound_and_flow(generator):
     values = []
     for each in (scheduler, stock):
         seeded = torch.Generator().manual_seed(0)
-        bound = variational_bound(network, each, digits(4), data_levels=17, generator=seeded)
-        flow = flow_likelihood(network, each, digits(4), data_levels=17, generator=seeded)
+        bound = variational_bound(Denoiser(network, each), digits(4), data_levels=17, generator=seeded)
+        flow = flow_likelihood(Denoiser(network, each), digits(4), data_levels=17, generator=seeded)
         values.append((bound.bits_per_dim, flow.bits_per_dim))
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
@@ -338,9 +373,9 @@ def test_the_stock_scheduler_gives_the_same_bound_and_flow(generator):
 def test_timesteps_drawn_at_random_give_the_bound_in_the_mean(generator):
     network, scheduler = tiny("fixed_large")
     samples = digits(150)
-    full = variational_bound(network, scheduler, samples, data_levels=17, generator=generator)
+    full = variational_bound(Denoiser(network, scheduler), samples, data_levels=17, generator=generator)
     drawn = variational_bound(
-        network, scheduler, samples, data_levels=17, num_monte_carlo=5, generator=generator
+        Denoiser(network, scheduler), samples, data_levels=17, num_monte_carlo=5, generator=generator
     )
     assert drawn.num_evaluations == 6 and full.num_evaluations == 20
     assert 0 < abs(drawn.bits_per_dim - full.bits_per_dim) < 3 * drawn.standard_error
@@ -364,7 +399,7 @@ def test_every_sample_keeps_its_label(batch_size, num_monte_carlo):
 
     options = {"batch_size": batch_size, "data_levels": 17, "num_monte_carlo": num_monte_carlo}
     right, wrong = (
-        variational_bound(network, scheduler, samples, class_labels=torch.tensor(labels), **options)
+        variational_bound(Denoiser(network, scheduler, torch.tensor(labels)), samples, **options)
         for labels in ([0, 1, 2, 3], [1, 0, 2, 3])
     )
     # all is known but which level it is: at the first timestep the decoder is a little wider than that
@@ -378,11 +413,15 @@ def test_the_size_of_a_batch_changes_nothing():
     network, scheduler = tiny("fixed_small")
     few, many = (
         variational_bound(
-            network, scheduler, digits(5), data_levels=17, timesteps=range(7), batch_size=size,
+            Denoiser(network, scheduler),
+            digits(5),
+            data_levels=17,
+            timesteps=range(7),
+            batch_size=size,
             generator=torch.Generator().manual_seed(0),
         )
         for size in (7, 35)
-    )  # fmt: skip
+    )
     assert few.bits_per_dim == pytest.approx(many.bits_per_dim, rel=1e-9)
 
 
@@ -397,7 +436,7 @@ def test_vectors_without_channels_are_samples_too():
     samples = column.sample(50, torch.Generator().manual_seed(0))
     for measure, options in (
         (variational_bound, {}),
-        (variational_bound, {"residuals": residual_curve(network, scheduler, samples[:, 0])}),
+        (variational_bound, {"residuals": residual_curve(Denoiser(network, scheduler), samples[:, 0])}),
         (flow_likelihood, {"divergence": "exact"}),
     ):
         flat, deep = (
@@ -432,7 +471,7 @@ def test_a_scheduler_without_variance_type_has_that_of_ddpm():
     solver = DPMSolverMultistepScheduler(num_train_timesteps=20, beta_end=0.6)
     values = [
         variational_bound(
-            network, each, digits(4), data_levels=17, generator=torch.Generator().manual_seed(0)
+            Denoiser(network, each), digits(4), data_levels=17, generator=torch.Generator().manual_seed(0)
         )
         for each in (solver, DDPMFromScratchScheduler(20, beta_end=0.6, clip_sample=False))
     ]
@@ -443,7 +482,9 @@ def test_a_scheduler_without_variance_type_has_that_of_ddpm():
 def test_progress_is_told_of_every_evaluation(generator):
     network, scheduler = tiny("fixed_small")
     seen = []
-    variational_bound(network, scheduler, digits(5), data_levels=17, batch_size=32, on_batch=seen.append)
+    variational_bound(
+        Denoiser(network, scheduler), digits(5), data_levels=17, batch_size=32, on_batch=seen.append
+    )
     assert seen == [32, 32, 32, 4]
 
 
@@ -457,9 +498,14 @@ def test_levels_are_spread_over_their_bins(generator):
     drawn = torch.multinomial(chance[:, 0], 3000, replacement=True, generator=generator)
     truth = -(chance / chance.sum()).log()[drawn].mean() / math.log(2)
     flow = flow_likelihood(
-        exact, scheduler, levels[drawn], timesteps=uniform(40), divergence="exact", data_levels=17,
-        batch_size=3000, generator=generator,
-    )  # fmt: skip
+        Denoiser(exact, scheduler),
+        levels[drawn],
+        timesteps=uniform(40),
+        divergence="exact",
+        data_levels=17,
+        batch_size=3000,
+        generator=generator,
+    )
     assert flow.dequantization == "uniform"
     # what uniform noise costs is of the order of (width / std)^2 / 24
     assert float(truth) - 3 * flow.standard_error < flow.bits_per_dim < float(truth) + 0.05
@@ -468,12 +514,12 @@ def test_levels_are_spread_over_their_bins(generator):
 def test_the_residual_curve_rises_to_the_variance_of_the_data(generator):
     scheduler = DDPMFromScratchScheduler(clip_sample=False)
     exact = gaussian(3, scheduler)
-    curve = residual_curve(exact, scheduler, exact.sample(2000, generator), timesteps=uniform(40))
+    curve = residual_curve(Denoiser(exact, scheduler), exact.sample(2000, generator), timesteps=uniform(40))
     table, own = scheduler.alphas_cumprod.double()[uniform(40)][:, None], exact.variances[0]
     right = ((1 - table) * own / (table * own + 1 - table)).mean(1)
     torch.testing.assert_close(curve, right, rtol=0.1, atol=0)
     assert bool((curve.diff() >= 0).all())
-    noisy = residual_curve(exact, scheduler, exact.sample(3, generator), timesteps=uniform(40))
+    noisy = residual_curve(Denoiser(exact, scheduler), exact.sample(3, generator), timesteps=uniform(40))
     assert bool((noisy.diff() >= 0).all()) and bool((noisy.diff() == 0).any())
 
 
@@ -508,7 +554,7 @@ def test_wrong_arguments_of_the_bound_are_one_error(options, error, says):
     network, scheduler = tiny("fixed_small")
     given = {"original_samples": digits(2), "data_levels": 17} | options
     with pytest.raises(error, match=says):
-        variational_bound(network, scheduler, given.pop("original_samples"), **given)
+        variational_bound(Denoiser(network, scheduler), given.pop("original_samples"), **given)
 
 
 def test_wrong_arguments_of_the_flow_are_one_error():
@@ -520,11 +566,11 @@ def test_wrong_arguments_of_the_flow_are_one_error():
         ({"batch_size": 0}, "batch_size"),
     ):
         with pytest.raises(ValueError, match=says):
-            flow_likelihood(network, scheduler, digits(2), **options)
+            flow_likelihood(Denoiser(network, scheduler), digits(2), **options)
     with pytest.raises(ValueError, match="at least 2"):
-        residual_curve(network, scheduler, digits(1))
+        residual_curve(Denoiser(network, scheduler), digits(1))
     with pytest.raises(ValueError, match="batch_size"):
-        residual_curve(network, scheduler, digits(2), batch_size=-1)
+        residual_curve(Denoiser(network, scheduler), digits(2), batch_size=-1)
 
 
 def test_a_network_that_is_not_finite_is_named():

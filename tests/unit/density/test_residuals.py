@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from common import seeded
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler, build_model
+from ddpm_from_scratch import (
+    DDPMFromScratchPipeline,
+    DDPMFromScratchScheduler,
+    Denoiser,
+    FewStepScheduler,
+    build_model,
+)
 from ddpm_from_scratch.density.residuals import residual_curve
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
 from ddpm_from_scratch.networks.models import model_config
@@ -23,7 +29,7 @@ def problem(generator):
         alphas_cumprod=plain.alphas_cumprod.tolist(),
     )
     residuals = residual_curve(
-        model, plain, model.sample(200, generator), generator=generator, batch_size=10_000
+        Denoiser(model, plain), model.sample(200, generator), generator=generator, batch_size=10_000
     )
     analytic = DDPMFromScratchScheduler.from_config(
         plain.config, variance_type="analytic", residuals=residuals.tolist()

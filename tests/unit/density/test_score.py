@@ -5,22 +5,20 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
-from ddpm_from_scratch import DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, build_model, model_config
 from ddpm_from_scratch.density.score import (
     annealed_langevin,
     flow_angles,
     geometric_timesteps,
     langevin,
-    model_score,
     predictor_corrector,
     probability_flow,
-    score_from_model_output,
     snr_step_size,
     tweedie,
 )
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
 from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
-from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES
+from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES, scales, to_score
 
 MEANS = [[0.5, -1.0], [2.0, 1.0], [-1.0, 0.3]]
 COVARIANCES = [[[0.6, 0.3], [0.3, 0.4]], [[0.1, 0.0], [0.0, 0.2]], [[0.02, -0.01], [-0.01, 0.05]]]
@@ -51,7 +49,7 @@ def test_every_prediction_means_the_gradient_of_the_log_density(prediction_type,
     points = exact.sample(5, generator).requires_grad_()
     (gradient,) = torch.autograd.grad(exact.log_prob(points, levels).sum(), points)
     output = exact(points.detach(), timesteps).sample
-    score = score_from_model_output(output, points.detach(), levels, prediction_type)
+    score = to_score(output, points.detach(), scales(levels), prediction_type)
     torch.testing.assert_close(score, gradient, rtol=1e-11, atol=1e-11)
 
 
@@ -71,11 +69,11 @@ def test_tweedies_formula_gives_the_posterior_mean(dtype, tolerance, generator):
 def test_a_network_and_a_scheduler_are_a_score(scheduler, generator):
     exact = mixture(scheduler)
     points = exact.sample(4, generator)
-    score = model_score(exact, scheduler)
+    denoiser = Denoiser(exact, scheduler)
     for timesteps in (torch.tensor(500), torch.tensor([500]), torch.tensor([1, 20, 500, 999])):
         levels = exact.alpha_bar_table[timesteps].expand(4)[:, None]
         torch.testing.assert_close(
-            score(points, timesteps), exact.score(points, levels), rtol=1e-6, atol=1e-6
+            denoiser(points, timesteps).score, exact.score(points, levels), rtol=1e-6, atol=1e-6
         )
 
 
@@ -104,7 +102,7 @@ def test_annealed_langevin_reaches_the_floor_of_the_data_in_a_thousand_evaluatio
     evaluations = []
     exact.register_forward_hook(lambda *_: evaluations.append(1))
     noise = torch.randn(2000, 2, generator=generator)
-    made = annealed_langevin(exact, scheduler, noise, generator=generator)
+    made = annealed_langevin(Denoiser(exact, scheduler), noise, generator=generator)
     assert 900 < len(evaluations) <= 1001
     data, other, third = (exact.sample(2000, generator) for _ in range(3))
     floor = (sliced_wasserstein(data, other) + sliced_wasserstein(data, third)) / 2
@@ -119,7 +117,9 @@ def test_samples_go_from_level_to_level_at_the_scale_of_the_data():
         return UNet2DOutput(sample=torch.zeros_like(sample))
 
     start = torch.tensor([[1.0, -2.0]])
-    made = annealed_langevin(network, scheduler, start, timesteps=[600, 300, 50], steps_per_level=1, snr=1e-7)
+    made = annealed_langevin(
+        Denoiser(network, scheduler), start, timesteps=[600, 300, 50], steps_per_level=1, snr=1e-7
+    )
     torch.testing.assert_close(made, start / scheduler.alphas_cumprod[600].sqrt(), rtol=1e-4, atol=0)
 
 
@@ -128,7 +128,8 @@ def test_the_end_of_the_flow_may_be_denoised(generator):
     exact, noise = mixture(scheduler), torch.randn(5, 2, generator=generator)
     chain = range(999, 99, -20)
     noisy, denoised = (
-        probability_flow(exact, scheduler, noise, chain, denoise=denoise) for denoise in (False, True)
+        probability_flow(Denoiser(exact, scheduler), noise, chain, denoise=denoise)
+        for denoise in (False, True)
     )
     expected = exact.pred_original(noisy, scheduler.alphas_cumprod[chain[-1]].double())
     torch.testing.assert_close(denoised, expected.float(), rtol=1e-4, atol=1e-4)
@@ -155,7 +156,7 @@ def test_corrector_steps_mend_what_few_predictor_steps_miss(generator):
     for corrector_steps in (0, 4):
         scheduler.set_timesteps(10)
         made = predictor_corrector(
-            exact, scheduler, noise, corrector_steps=corrector_steps, generator=generator
+            Denoiser(exact, scheduler), noise, corrector_steps=corrector_steps, generator=generator
         )
         distance[corrector_steps] = sliced_wasserstein(made, data)
     assert distance[4] < 0.85 * distance[0], distance
@@ -168,7 +169,7 @@ def test_without_a_corrector_it_is_the_schedulers_own_chain(kind, generator):
     noise = torch.randn(3, 2, generator=generator)
     scheduler.set_timesteps(10)
     made = predictor_corrector(
-        exact, scheduler, noise, corrector_steps=0, generator=torch.Generator().manual_seed(1)
+        Denoiser(exact, scheduler), noise, corrector_steps=0, generator=torch.Generator().manual_seed(1)
     )
     sample, source = noise, torch.Generator().manual_seed(1)
     for t in scheduler.timesteps:
@@ -197,7 +198,9 @@ def test_the_flow_of_a_gaussian_converges_with_second_order(prediction_type, dir
         nodes = (angles[:, None] - wanted).abs().argmin(0).tolist()
         nodes = nodes if direction == "sampling" else nodes[::-1]
         expected = gaussian_flow(0.3, scheduler, points, nodes[0], nodes[-1])
-        errors.append(float((probability_flow(exact, scheduler, points, nodes) - expected).abs().max()))
+        errors.append(
+            float((probability_flow(Denoiser(exact, scheduler), points, nodes) - expected).abs().max())
+        )
     orders = [torch.tensor(a / b).log2() for a, b in zip(errors, errors[1:], strict=False)]
     assert all(1.7 < order < 2.4 for order in orders), (errors, orders)
 
@@ -206,10 +209,10 @@ def test_encoding_and_sampling_are_inverse(generator):
     scheduler = SCHEDULERS["stock"]
     exact = mixture(scheduler)
     points = exact.sample(50, generator)
-    encoded = probability_flow(exact, scheduler, points, range(1000))
+    encoded = probability_flow(Denoiser(exact, scheduler), points, range(1000))
     assert abs(float(encoded.var()) - 1) < 0.5
     torch.testing.assert_close(
-        probability_flow(exact, scheduler, encoded, range(999, -1, -1)), points, rtol=0, atol=1e-3
+        probability_flow(Denoiser(exact, scheduler), encoded, range(999, -1, -1)), points, rtol=0, atol=1e-3
     )
 
 
@@ -217,7 +220,7 @@ def test_the_flow_samples_the_data(generator):
     scheduler = SCHEDULERS["ours"]
     exact = mixture(scheduler)
     noise = torch.randn(4000, 2, generator=generator)
-    made = probability_flow(exact, scheduler, noise, range(999, -1, -9), denoise=True)
+    made = probability_flow(Denoiser(exact, scheduler), noise, range(999, -1, -9), denoise=True)
     data, other = exact.sample(4000, generator), exact.sample(4000, generator)
     assert sliced_wasserstein(made, data) < 2 * sliced_wasserstein(other, data)
 
@@ -237,16 +240,16 @@ def test_timesteps_that_do_not_go_one_way_are_refused(timesteps, says):
     scheduler = SCHEDULERS["ours"]
     exact = mixture(scheduler)
     with pytest.raises((TypeError, ValueError), match=says):
-        probability_flow(exact, scheduler, torch.zeros(1, 2), timesteps)
+        probability_flow(Denoiser(exact, scheduler), torch.zeros(1, 2), timesteps)
     with pytest.raises((TypeError, ValueError), match=says):
-        annealed_langevin(exact, scheduler, torch.zeros(1, 2), timesteps=timesteps)
+        annealed_langevin(Denoiser(exact, scheduler), torch.zeros(1, 2), timesteps=timesteps)
 
 
 @pytest.mark.parametrize("timestep", [-1, 1000])
 def test_the_score_at_a_timestep_out_of_range_is_refused(timestep):
     scheduler = SCHEDULERS["ours"]
     with pytest.raises(ValueError, match="timesteps are"):
-        model_score(mixture(scheduler), scheduler)(torch.zeros(3, 2), torch.tensor(timestep))
+        Denoiser(mixture(scheduler), scheduler)(torch.zeros(3, 2), timestep)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 1.5, float("nan")])
@@ -279,15 +282,15 @@ def test_pure_noise_is_a_level_too(generator):
     noise = torch.randn(2000, 2, generator=generator)
     for made in (
         annealed_langevin(
-            exact, scheduler, noise, timesteps=[999, *range(900, -1, -20)], generator=generator
+            Denoiser(exact, scheduler), noise, timesteps=[999, *range(900, -1, -20)], generator=generator
         ),
-        probability_flow(exact, scheduler, noise, range(999, -1, -9), denoise=True),
+        probability_flow(Denoiser(exact, scheduler), noise, range(999, -1, -9), denoise=True),
     ):
         torch.testing.assert_close(made.mean(0), exact.sample(9000).mean(0).float(), rtol=0, atol=0.2)
     blind = DDPMScheduler.from_config(scheduler.config, prediction_type="epsilon")
     with pytest.raises(ValueError, match="alpha_bar of timestep 999 is 0"):
-        probability_flow(mixture(blind), blind, noise, range(999, -1, -9))
-    assert bool(probability_flow(mixture(blind), blind, noise, range(998, -1, -9)).isfinite().all())
+        probability_flow(Denoiser(mixture(blind), blind), noise, range(999, -1, -9))
+    assert bool(probability_flow(Denoiser(mixture(blind), blind), noise, range(998, -1, -9)).isfinite().all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -303,11 +306,14 @@ def test_a_network_in_half_precision_samples_like_one_that_is_not(dtype):
         start = noise.to(each.dtype)
         made[each.dtype] = [
             annealed_langevin(
-                each, scheduler, start, timesteps=[19, 9, 0], generator=torch.Generator().manual_seed(0)
+                Denoiser(each, scheduler),
+                start,
+                timesteps=[19, 9, 0],
+                generator=torch.Generator().manual_seed(0),
             ),
-            predictor_corrector(each, scheduler, start, generator=torch.Generator().manual_seed(0)),
-            probability_flow(each, scheduler, start, range(19, -1, -1)),
-            model_score(each, scheduler)(start, torch.tensor(5)),
+            predictor_corrector(Denoiser(each, scheduler), start, generator=torch.Generator().manual_seed(0)),
+            probability_flow(Denoiser(each, scheduler), start, range(19, -1, -1)),
+            Denoiser(each, scheduler)(start, 5).score,
         ]
     for half, full in zip(made[dtype], made[torch.float32], strict=True):
         assert half.dtype == torch.float32

@@ -10,7 +10,13 @@ import yaml
 from PIL import Image
 
 import evaluate
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch import (
+    DDPMFromScratchPipeline,
+    DDPMFromScratchScheduler,
+    Denoiser,
+    build_model,
+    model_config,
+)
 from ddpm_from_scratch.data.datasets import load_digits, load_training_data
 from ddpm_from_scratch.density.bound import variational_bound
 from ddpm_from_scratch.density.flow import flow_likelihood
@@ -54,9 +60,11 @@ def test_figures_are_those_of_the_library(digits_pipeline, capfd):
     pipeline = DDPMFromScratchPipeline.from_pretrained(digits_pipeline)
     train, held_out = load_digits()[0], load_digits()[2]
     options = {"data_levels": 17, "generator": torch.Generator().manual_seed(5)}
-    fixed = variational_bound(pipeline.unet, pipeline.scheduler, held_out, **options)
-    residuals = residual_curve(pipeline.unet, pipeline.scheduler, train[:200])
-    analytic = variational_bound(pipeline.unet, pipeline.scheduler, held_out, residuals=residuals, **options)
+    fixed = variational_bound(Denoiser(pipeline.unet, pipeline.scheduler), held_out, **options)
+    residuals = residual_curve(Denoiser(pipeline.unet, pipeline.scheduler), train[:200])
+    analytic = variational_bound(
+        Denoiser(pipeline.unet, pipeline.scheduler), held_out, residuals=residuals, **options
+    )
     expected = {"fixed_small": fixed, "analytic": analytic}
     assert list(likelihood["bounds"]) == list(expected) and likelihood["variance_type"] == "fixed_small"
     for kind, bound in expected.items():
@@ -71,7 +79,10 @@ def test_figures_are_those_of_the_library(digits_pipeline, capfd):
     assert (likelihood["num_samples"], likelihood["num_training_samples"]) == (120, 64)
     assert (likelihood["unit"], likelihood["data_levels"]) == ("bits per dimension", 17)
     flow = flow_likelihood(
-        pipeline.unet, pipeline.scheduler, held_out[:120], timesteps=spread(range(20), 10), **options
+        Denoiser(pipeline.unet, pipeline.scheduler),
+        held_out[:120],
+        timesteps=spread(range(20), 10),
+        **options,
     )
     assert likelihood["flow"]["total"] == pytest.approx(flow.bits_per_dim, abs=4 * flow.standard_error)
     assert (
@@ -100,9 +111,13 @@ def test_terms_may_be_drawn_and_the_chain_may_end_early(digits_pipeline, capfd):
     short = measure(digits_pipeline, "--likelihood_first_timestep=3", "--likelihood_samples=70")
     assert (short["first_timestep"], short["num_terms"]) == (3, 17)
     bound = variational_bound(
-        (pipeline := DDPMFromScratchPipeline.from_pretrained(digits_pipeline)).unet, pipeline.scheduler,
-        load_digits()[2], timesteps=range(3, 20), data_levels=17,
-    )  # fmt: skip
+        Denoiser(
+            (pipeline := DDPMFromScratchPipeline.from_pretrained(digits_pipeline)).unet, pipeline.scheduler
+        ),
+        load_digits()[2],
+        timesteps=range(3, 20),
+        data_levels=17,
+    )
     assert short["bounds"]["fixed_small"]["decoder"] == pytest.approx(bound.decoder, rel=0.2)
 
 

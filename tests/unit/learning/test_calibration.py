@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler
+from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, FewStepScheduler
 from ddpm_from_scratch.learning.calibration import calibrate, equal_error_density
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
 from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
@@ -54,7 +54,7 @@ def test_density_is_high_where_the_flow_bends(scheduler, generator):
     model = mixture(scheduler, [[1.0], [-1.0]], 1e-4)
     noise = torch.randn(64, 1, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        places, density = equal_error_density(lambda x, t: model(x, t).sample, scheduler, noise, 60)
+        places, density = equal_error_density(Denoiser(lambda x, t: model(x, t).sample, scheduler), noise, 60)
     assert all(b > a for a, b in zip(places, places[1:], strict=False))
     assert -1.5 < places[int(np.argmax(density))] < 1
     assert min(density) >= max(density) / 11
@@ -62,7 +62,7 @@ def test_density_is_high_where_the_flow_bends(scheduler, generator):
 
 def test_density_beats_even_spacings(scheduler, generator):
     model = spiral(scheduler)
-    calibration = calibrate(model, scheduler, (2,), generator, progress_bar=False)
+    calibration = calibrate(Denoiser(model, scheduler), (2,), generator, progress_bar=False)
     assert set(calibration) == {"half_log_snr", "density"}
     ours = FewStepScheduler.from_config(scheduler.config, calibration=calibration)
     noise = torch.randn(500, 2, generator=generator, dtype=torch.float64)
@@ -85,9 +85,15 @@ def test_search_finds_the_better_samples(scheduler, generator):
     data = model.sample(2000, generator).float()
     tried = []
     calibration = calibrate(
-        model, scheduler, (2,), generator, num_steps=[4, 6], num_samples=50, progress_bar=False,
-        distance=lambda samples: sliced_wasserstein(samples.float(), data), on_candidate=tried.append,
-    )  # fmt: skip
+        Denoiser(model, scheduler),
+        (2,),
+        generator,
+        num_steps=[4, 6],
+        num_samples=50,
+        progress_bar=False,
+        distance=lambda samples: sliced_wasserstein(samples.float(), data),
+        on_candidate=tried.append,
+    )
     for count in (4, 6):
         of_count = [one for one in tried if len(one.plan.timesteps) == count]
         kinds, first, again, last = (
@@ -124,7 +130,9 @@ def test_search_finds_the_better_samples(scheduler, generator):
 def test_tuned_timesteps_beat_the_density(scheduler, generator):
     model = mixture(scheduler, torch.randn(40, 16, generator=generator).tolist(), 0.01)
     density, tuned = (
-        calibrate(model, scheduler, (16,), generator, num_steps=[5, 20], tune=tune, progress_bar=False)
+        calibrate(
+            Denoiser(model, scheduler), (16,), generator, num_steps=[5, 20], tune=tune, progress_bar=False
+        )
         for tune in (False, True)
     )
     assert set(tuned["steps"]) == {"5"}
@@ -143,11 +151,17 @@ def test_same_generator_finds_the_same(scheduler):
     model = mixture(scheduler, [[1.0, 0.0], [-1.0, 0.5]], 0.01)
     found = [
         calibrate(
-            model, scheduler, (2,), torch.Generator().manual_seed(1), num_steps=[3], num_samples=50,
-            distance=lambda samples: float(samples.square().mean()), batch_size=20, progress_bar=False,
+            Denoiser(model, scheduler),
+            (2,),
+            torch.Generator().manual_seed(1),
+            num_steps=[3],
+            num_samples=50,
+            distance=lambda samples: float(samples.square().mean()),
+            batch_size=20,
+            progress_bar=False,
         )
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     assert found[0] == found[1]
 
 
@@ -169,9 +183,11 @@ def test_labels_and_guidance(scheduler, generator, guidance_scale):
         with_kwargs=True,
     )
     calibrate(
-        model, scheduler, (1, 4, 4), generator, class_labels=[0, 1, 2], guidance_scale=guidance_scale,
-        null_class_label=3, progress_bar=False,
-    )  # fmt: skip
+        Denoiser(model, scheduler, [0, 1, 2], guidance_scale=guidance_scale, null_label=3),
+        (1, 4, 4),
+        generator,
+        progress_bar=False,
+    )
     assert labels_seen == ({0, 1, 2} if guidance_scale == 1 else {0, 1, 2, 3})
     assert sizes == ({8} if guidance_scale == 1 else {16})
 
@@ -180,7 +196,7 @@ def test_a_chain_too_short_to_calibrate_is_refused(generator):
     short = DDPMFromScratchScheduler(num_train_timesteps=4, trained_betas=[0.3, 0.6, 0.9, 0.99])
     model = mixture(short, [[1.0, 0.0], [-1.0, 0.5]], 0.01)
     with pytest.raises(ValueError, match="num_train_timesteps is 4"):
-        calibrate(model, short, (2,), generator, num_steps=[2], progress_bar=False)
+        calibrate(Denoiser(model, short), (2,), generator, num_steps=[2], progress_bar=False)
 
 
 @pytest.mark.parametrize(
@@ -196,4 +212,6 @@ def test_a_chain_too_short_to_calibrate_is_refused(generator):
 def test_wrong_arguments_are_refused(scheduler, generator, options, error, message):
     model = mixture(scheduler, [[1.0, 0.0], [-1.0, 0.5]], 0.01)
     with pytest.raises(error, match=message):
-        calibrate(model, scheduler, (2,), generator, **{"num_samples": 20} | options, progress_bar=False)
+        calibrate(
+            Denoiser(model, scheduler), (2,), generator, **{"num_samples": 20} | options, progress_bar=False
+        )

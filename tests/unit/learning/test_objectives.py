@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from common import seeded
-from ddpm_from_scratch import DDPMFromScratchScheduler
+from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser
 from ddpm_from_scratch.density import bound_terms as bound
 from ddpm_from_scratch.learning import objectives
 from ddpm_from_scratch.learning import timestep_samplers as samplers
@@ -28,7 +28,9 @@ def test_min_snr_weights_give_the_same_loss_in_x0_units(prediction_type, generat
     scheduler = DDPMScheduler(prediction_type=prediction_type)
     x0, noise = (torch.randn(6, 2, generator=generator) for _ in range(2))
     timesteps = torch.tensor([1, 100, 300, 500, 700, 900])
-    losses = objectives.denoising_losses(Linear(), scheduler, x0, noise, timesteps, loss_weighting="min_snr")
+    losses = objectives.denoising_losses(
+        Denoiser(Linear(), scheduler), x0, noise, timesteps, loss_weighting="min_snr"
+    )
     alphas = scheduler.alphas_cumprod[timesteps]
     at_t = scales(broadcast_to_sample(alphas, x0))
     xt = scheduler.add_noise(x0, noise, timesteps)
@@ -56,7 +58,7 @@ def test_exact_network_has_the_smallest_loss(prediction_type, generator):
 
     def loss(factor):
         model = lambda x, t: type("Output", (), {"sample": factor * exact(x, t).sample})  # noqa: E731
-        return float(objectives.denoising_losses(model, scheduler, x0, noise, timesteps).mean())
+        return float(objectives.denoising_losses(Denoiser(model, scheduler), x0, noise, timesteps).mean())
 
     assert loss(1.0) < loss(0.95) and loss(1.0) < loss(1.05)
 
@@ -64,10 +66,10 @@ def test_exact_network_has_the_smallest_loss(prediction_type, generator):
 def test_unknown_weighting_and_wrong_output_are_refused():
     x, t = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
     with pytest.raises(ValueError, match="loss_weighting"):
-        objectives.denoising_losses(Linear(), DDPMScheduler(), x, x, t, loss_weighting="snr")
+        objectives.denoising_losses(Denoiser(Linear(), DDPMScheduler()), x, x, t, loss_weighting="snr")
     wide = lambda x, t: type("Output", (), {"sample": torch.zeros(2, 6)})  # noqa: E731
     with pytest.raises(ValueError, match="out_channels"):
-        objectives.denoising_losses(wide, DDPMScheduler(), x, x, t)
+        objectives.denoising_losses(Denoiser(wide, DDPMScheduler()), x, x, t)
 
 
 def test_noising_stays_float32_when_the_network_returns_bfloat16(generator):
@@ -78,7 +80,7 @@ def test_noising_stays_float32_when_the_network_returns_bfloat16(generator):
         return type("Output", (), {"sample": sample.bfloat16()})
 
     x = torch.randn(4, 2, generator=generator)
-    losses = objectives.denoising_losses(model, DDPMScheduler(), x, x, torch.arange(4))
+    losses = objectives.denoising_losses(Denoiser(model, DDPMScheduler()), x, x, torch.arange(4))
     assert seen == [torch.float32] and losses.dtype == torch.float32
 
 
@@ -168,7 +170,7 @@ def test_hybrid_loss_is_l_simple_plus_the_bound_term_of_each_timestep(
     scheduler, x0, noise, output, timesteps = learned_variance_case(
         prediction_type, data_levels, variance_type, generator, dtype
     )
-    arguments = (Fixed(output), scheduler, x0, noise, timesteps)
+    arguments = (Denoiser(Fixed(output), scheduler), x0, noise, timesteps)
     weight = 1 / 1000  # with T = 1000 the terms come with weight 1
     hybrid = objectives.denoising_losses(*arguments, vlb_weight=weight, data_levels=data_levels)
     simple = objectives.denoising_losses(*arguments, vlb_weight=0, data_levels=data_levels)
@@ -178,7 +180,7 @@ def test_hybrid_loss_is_l_simple_plus_the_bound_term_of_each_timestep(
         (hybrid - simple).double(), torch.tensor(expected), rtol=tolerance, atol=tolerance
     )
     fixed = DDPMFromScratchScheduler(prediction_type=prediction_type)
-    plain = objectives.denoising_losses(Fixed(output[:, :3]), fixed, x0, noise, timesteps)
+    plain = objectives.denoising_losses(Denoiser(Fixed(output[:, :3]), fixed), x0, noise, timesteps)
     assert torch.equal(simple, plain)
 
 
@@ -191,7 +193,7 @@ def test_bound_trains_the_variance_and_not_the_prediction(prediction_type, gener
     for weight in (0.0, 0.001, 1.0):
         output = output.detach().requires_grad_()
         losses = objectives.denoising_losses(
-            Fixed(output), scheduler, x0, noise, timesteps, vlb_weight=weight
+            Denoiser(Fixed(output), scheduler), x0, noise, timesteps, vlb_weight=weight
         )
         gradients[weight] = torch.autograd.grad(losses.sum(), output)[0]
     assert torch.equal(gradients[1.0][:, :3], gradients[0.0][:, :3])  # the bound adds exactly nothing
@@ -230,7 +232,9 @@ def test_hybrid_training_finds_the_best_variance_of_gaussian_data(variance_type,
     for _ in range(1000):
         x0 = data_std * torch.randn(len(timesteps), 1, generator=generator)
         noise = torch.randn(x0.shape, generator=generator)
-        losses = objectives.denoising_losses(network, scheduler, x0, noise, timesteps, data_levels=None)
+        losses = objectives.denoising_losses(
+            Denoiser(network, scheduler), x0, noise, timesteps, data_levels=None
+        )
         optimizer.zero_grad()
         losses.mean().backward()
         optimizer.step()
@@ -258,7 +262,11 @@ def test_loss_reads_the_variance_as_the_scheduler_does(variance_type, generator)
     x0 = torch.randint(256, (5, 1), generator=generator) / 127.5 - 1
     values = torch.linspace(-3, 3, 5)[:, None] - (6 if variance_type == "learned" else 0)
     losses = objectives.denoising_losses(
-        Fixed(torch.cat([x0, values], dim=1)), scheduler, x0, torch.randn(5, 1), timesteps, vlb_weight=1e-3
+        Denoiser(Fixed(torch.cat([x0, values], dim=1)), scheduler),
+        x0,
+        torch.randn(5, 1),
+        timesteps,
+        vlb_weight=1e-3,
     )
     table = scheduler.alphas_cumprod.double()
     truth = (
@@ -276,7 +284,8 @@ def test_learned_variances_train_with_the_stock_scheduler(generator):
     stock = DDPMScheduler(variance_type="learned_range")
     x0, noise, output, timesteps = case
     ours, theirs = (
-        objectives.denoising_losses(Fixed(output), s, x0, noise, timesteps) for s in (scheduler, stock)
+        objectives.denoising_losses(Denoiser(Fixed(output), s), x0, noise, timesteps)
+        for s in (scheduler, stock)
     )
     assert torch.equal(ours, theirs)
 
@@ -296,7 +305,9 @@ def test_hybrid_loss_is_finite_for_short_chains_and_without_signal(config, gener
     output = torch.randn(8, 2, 4, generator=generator, requires_grad=True)
     x0 = torch.randint(256, (8, 1, 4), generator=generator) / 127.5 - 1
     timesteps = torch.arange(8) % len(scheduler)
-    losses = objectives.denoising_losses(Fixed(output), scheduler, x0, torch.randn(x0.shape), timesteps)
+    losses = objectives.denoising_losses(
+        Denoiser(Fixed(output), scheduler), x0, torch.randn(x0.shape), timesteps
+    )
     losses.sum().backward()
     assert bool(losses.isfinite().all()) and bool(output.grad.isfinite().all())
 
@@ -323,13 +334,13 @@ def test_network_and_variance_type_that_do_not_fit_are_refused():
     with pytest.raises(
         ValueError, match="needs 6 output channels: 3 of the prediction and 3 of the variance"
     ):
-        objectives.denoising_losses(Fixed(x), learned, x, x, t)
+        objectives.denoising_losses(Denoiser(Fixed(x), learned), x, x, t)
     with pytest.raises(ValueError, match="variance_type to 'learned_range'"):
-        objectives.denoising_losses(Fixed(torch.zeros(2, 6, 4)), DDPMScheduler(), x, x, t)
+        objectives.denoising_losses(Denoiser(Fixed(torch.zeros(2, 6, 4)), DDPMScheduler()), x, x, t)
     with pytest.raises(ValueError, match="out_channels"):  # a scheduler without a variance type
-        objectives.denoising_losses(Fixed(torch.zeros(2, 6, 4)), DDIMScheduler(), x, x, t)
+        objectives.denoising_losses(Denoiser(Fixed(torch.zeros(2, 6, 4)), DDIMScheduler()), x, x, t)
     with pytest.raises(ValueError, match="vlb_weight is -1"):
-        objectives.denoising_losses(Fixed(torch.zeros(2, 6, 4)), learned, x, x, t, vlb_weight=-1)
+        objectives.denoising_losses(Denoiser(Fixed(torch.zeros(2, 6, 4)), learned), x, x, t, vlb_weight=-1)
 
 
 @pytest.mark.parametrize(

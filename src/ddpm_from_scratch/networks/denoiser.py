@@ -1,0 +1,302 @@
+"""Denoiser: a network with the process it was trained on, and what one evaluation of it says.
+
+    denoiser = Denoiser(network, scheduler)
+    at_t = denoiser(x_t, t)
+    at_t.original, at_t.noise, at_t.velocity, at_t.score
+
+Whatever the network was trained to predict, each evaluation gives the estimate of x_0, of the noise, of v and
+the score: one follows from the other. Score, likelihood, loss, calibration and the pipeline are built on it.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import checks
+from ..process.diffusion import (
+    Scales,
+    at_least_float32,
+    broadcast_to_sample,
+    guided_output,
+    scales,
+    to_epsilon,
+    to_original,
+    to_score,
+    to_velocity,
+)
+from ..process.estimate import clipped, split_variance
+from ..process.timesteps import checked_timesteps
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def output_tensor(output: Any) -> torch.Tensor:
+    """Return the prediction in what a forward returned: a tensor, `.sample`, or the first of a tuple.
+
+    Raises:
+        TypeError: something else.
+    """
+    for found in (
+        output,
+        getattr(output, "sample", None),
+        output[0] if isinstance(output, (tuple, list)) and output else None,
+        output.get("sample") if isinstance(output, Mapping) else None,
+    ):
+        if isinstance(found, torch.Tensor):
+            return found
+    raise TypeError(
+        f"the network returned {type(output).__name__}, but its forward must return the prediction: a "
+        "tensor, an output with .sample, or a tuple whose first element it is."
+    )
+
+
+def device_of(network: Any) -> torch.device:
+    """Return where a network is, by its first parameter or buffer; the CPU if it has none."""
+    first = _first_tensor(network)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _first_tensor(network: Any) -> torch.Tensor | None:
+    if not isinstance(network, nn.Module):
+        return None
+    return next(itertools.chain(network.parameters(), network.buffers()), None)
+
+
+class Denoiser:
+    """A network and its process.
+
+    Args:
+        network: called as `network(x_t, timesteps)`, with `class_labels=` if there are labels: a diffusers
+            model, a plain `nn.Module` or any function; it returns a tensor, an output with `.sample`, or a
+            tuple (see `output_tensor`).
+        process: a scheduler of this package or of diffusers, which gives `alphas_cumprod` and
+            `config.prediction_type`, and may give a variance_type and the clipping of x_0.
+        labels: classes of the samples: one for all, or one for each, shape (N,).
+        guidance_scale: s of classifier-free guidance (see `guided_output`); 1 is none. Each evaluation then
+            sees every sample twice, in one batch of 2B. A learned variance stays the conditional one.
+        null_label: the label of no class, which guidance needs.
+
+    Raises:
+        TypeError, ValueError: labels that are not integers, or guidance without what it needs.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        process: Any,
+        labels: torch.Tensor | Sequence[int] | int | None = None,
+        guidance_scale: float = 1.0,
+        null_label: int | None = None,
+    ):
+        self.network, self.process = network, process
+        self.labels = None if labels is None else _integers(labels)
+        self.guidance_scale, self.null_label = guidance_scale, null_label
+        if guidance_scale != 1 and (self.labels is None or null_label is None):
+            raise ValueError(
+                f"guidance_scale is {guidance_scale:g}, but guidance needs labels and a null_label: give "
+                "both, or leave guidance_scale at 1."
+            )
+        #: How many samples the network has evaluated; a guided one counts twice.
+        self.evaluations = 0
+        first = _first_tensor(network)
+        dtype = getattr(network, "dtype", None if first is None else first.dtype)
+        self._half = dtype if dtype in _HALF else None
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T, the number of noise levels of the process."""
+        return len(self.process.alphas_cumprod)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return device_of(self.network)
+
+    @property
+    def variance_type(self) -> str | None:
+        """The process's variance_type; None if it has none, as DDIM."""
+        return getattr(self.process.config, "variance_type", None)
+
+    def labels_of(self, batch_size: int, rows: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Return the labels of samples, shape (B,); None without labels.
+
+        Args:
+            batch_size: B.
+            rows: the numbers of the samples among those that `labels` are of; 0..B-1 if not given.
+
+        Raises:
+            ValueError: another number of labels.
+        """
+        if self.labels is None or len(self.labels) == 1:
+            return None if self.labels is None else self.labels.expand(batch_size)
+        if rows is not None:
+            return self.labels[rows.to(self.labels.device)]
+        self.require_labels_for(batch_size)
+        return self.labels
+
+    def require_labels_for(self, num_samples: int) -> None:
+        """Raise ValueError unless there are no labels, one for all, or one for each of some samples."""
+        if self.labels is not None and len(self.labels) not in (1, num_samples):
+            raise ValueError(
+                f"labels have shape {tuple(self.labels.shape)}, but there are {num_samples} samples: give "
+                "one label for each, or one for all."
+            )
+
+    def output(
+        self, sample: torch.Tensor, timesteps: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the network's output as a scheduler's `step` takes it, guided, in the dtype of `sample`.
+
+        Args:
+            sample: x_t, shape (B, ...).
+            timesteps: as the network takes them: one for all, or shape (B,).
+            rows: see `labels_of`.
+        """
+        batch_size = len(sample)
+        labels = self.labels_of(batch_size, rows)
+        labels = None if labels is None else labels.to(sample.device)
+        given = sample if self._half is None else sample.to(self._half)
+        if labels is None or self.guidance_scale == 1:
+            self.evaluations += batch_size
+            options = {} if labels is None else {"class_labels": labels}
+            return output_tensor(self.network(given, timesteps, **options)).to(sample.dtype)
+        self.evaluations += 2 * batch_size
+        both = torch.cat([labels, torch.full_like(labels, self.null_label)])
+        if timesteps.ndim and len(timesteps) == batch_size:
+            timesteps = torch.cat([timesteps, timesteps])
+        output = output_tensor(self.network(torch.cat([given, given]), timesteps, class_labels=both))
+        conditional, unconditional = output.to(sample.dtype).chunk(2)
+        if conditional.shape == sample.shape:
+            return guided_output(conditional, unconditional, self.guidance_scale)
+        channels = sample.shape[1]
+        guided = guided_output(conditional[:, :channels], unconditional[:, :channels], self.guidance_scale)
+        return torch.cat([guided, conditional[:, channels:]], dim=1)
+
+    def alpha_prod_at(self, timesteps: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        """Return alpha_bar_t of timesteps, shape (B, 1, ...); float64 if the sample is, or float32."""
+        alpha_prod_t = self.process.alphas_cumprod.to(sample.device)[timesteps.to(sample.device)]
+        precise = torch.float64 if sample.dtype == torch.float64 else torch.float32
+        return broadcast_to_sample(alpha_prod_t.to(precise), sample)
+
+    def informative_timesteps(
+        self, timesteps: Sequence[int] | torch.Tensor | None = None, order: str | None = None
+    ) -> list[int]:
+        """Return the timesteps of a chain at which the network's output says something of x_0.
+
+        Args:
+            timesteps: numbers in 0..T-1; all T if not given.
+            order: see `checked_timesteps`.
+
+        Raises:
+            TypeError, ValueError: as in `checked_timesteps`; or a timestep whose alpha_bar is 0, where the
+                noise says nothing of x_0.
+        """
+        table = self.process.alphas_cumprod
+        given = range(len(table)) if timesteps is None else timesteps
+        chosen = checked_timesteps(given, len(table), order=order).tolist()
+        if self.process.config.prediction_type == "epsilon":
+            for timestep in (min(chosen), max(chosen)):
+                if float(table[timestep]) == 0:
+                    raise ValueError(
+                        f"alpha_bar of timestep {timestep} is 0 (rescale_betas_zero_snr), where epsilon says "
+                        "nothing of x_0: leave it out of the timesteps, or take a network that predicts v."
+                    )
+        return chosen
+
+    def __call__(
+        self, sample: torch.Tensor, timesteps: Any, rows: torch.Tensor | None = None
+    ) -> "Evaluation":
+        """Return what one evaluation of the network says; float32, or float64 if the sample is.
+
+        Args:
+            sample: x_t, shape (B, ...), floating point.
+            timesteps: integers in 0..T-1, one for all samples or shape (B,).
+            rows: see `labels_of`.
+
+        Raises:
+            TypeError, ValueError: samples, timesteps or labels that do not fit, or a network's output whose
+                shape does not fit the sample and the variance type.
+        """
+        sample = at_least_float32(checks.samples("sample", sample))
+        timesteps = checked_timesteps(timesteps, self.num_train_timesteps, batch_size=len(sample))
+        timesteps = timesteps.to(sample.device)
+        output = self.output(sample, timesteps, rows)
+        return Evaluation(self, sample, timesteps, *split_variance(output, sample, self.variance_type))
+
+
+def _integers(labels: torch.Tensor | Sequence[int] | int) -> torch.Tensor:
+    found = torch.as_tensor(labels)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool or found.ndim > 1:
+        raise TypeError(
+            f"labels have dtype {found.dtype} and shape {tuple(found.shape)}, but must be integers, one for "
+            "all samples or one for each."
+        )
+    return found.reshape(-1)
+
+
+class Evaluation:
+    """What one evaluation of a network says of a batch; each property has the shape of the sample.
+
+    Args:
+        denoiser: that was evaluated.
+        sample: x_t, shape (B, ...).
+        timesteps: shape (B,), or (1,) for all.
+        prediction: of the network: eps, x_0 or v, guided.
+        variance_values: the second half of its 2C channels, for a learned variance_type.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sample: torch.Tensor,
+        timesteps: torch.Tensor,
+        prediction: torch.Tensor,
+        variance_values: torch.Tensor | None,
+    ):
+        self.sample, self.timesteps = sample, timesteps
+        self.prediction, self.variance_values = prediction, variance_values
+        self._denoiser = denoiser
+
+    @cached_property
+    def alpha_prod_t(self) -> torch.Tensor:
+        """alpha_bar_t, shape (B, 1, ...), or (1, ...) for all."""
+        return self._denoiser.alpha_prod_at(self.timesteps, self.sample)
+
+    @cached_property
+    def scales(self) -> Scales[torch.Tensor]:
+        """How much signal and noise is in x_t, each of the shape of `alpha_prod_t`."""
+        return scales(self.alpha_prod_t)
+
+    def _as(self, conversion: Callable[..., torch.Tensor]) -> torch.Tensor:
+        return conversion(
+            self.prediction, self.sample, self.scales, self._denoiser.process.config.prediction_type
+        )
+
+    @property
+    def original(self) -> torch.Tensor:
+        """The estimate of x_0, E[x_0 | x_t] for an exact network (see `to_original`)."""
+        return self._as(to_original)
+
+    @property
+    def clipped_original(self) -> torch.Tensor:
+        """The estimate of x_0 that sampling uses: clipped or thresholded if the process does so."""
+        return clipped(self.original, self._denoiser.process.config)
+
+    @property
+    def noise(self) -> torch.Tensor:
+        """The estimate of eps (see `to_epsilon`)."""
+        return self._as(to_epsilon)
+
+    @property
+    def velocity(self) -> torch.Tensor:
+        """The estimate of v, the velocity of the probability flow (see `to_velocity`)."""
+        return self._as(to_velocity)
+
+    @property
+    def score(self) -> torch.Tensor:
+        """The score of the noised data, grad_x log p_t(x_t) (see `to_score`)."""
+        return self._as(to_score)
