@@ -8,7 +8,6 @@ devices are read, so that a check never waits for an accelerator.
 import difflib
 import math
 import operator
-import reprlib
 import sys
 import warnings
 from collections.abc import Collection, Sequence
@@ -167,36 +166,6 @@ def same_device(name: str, value: torch.Tensor, other_name: str, other: torch.Te
         raise ValueError(
             f"{name} is on {value.device} and {other_name} on {other.device}; move one to the other."
         )
-
-
-def timesteps(value: Any, batch_size: int, num_train_timesteps: int) -> torch.Tensor:
-    """Return `value` as a 1-D tensor of integers, one for all samples or one for each.
-
-    The range is left to whoever looks the timesteps up, because reading values would wait for an accelerator.
-
-    Raises:
-        TypeError: not integers.
-        ValueError: a wrong shape or a fractional value.
-    """
-    if isinstance(value, torch.Tensor) and value.dtype == torch.int64 and value.shape == (batch_size,):
-        return value
-    expected = f"integers in 0..{num_train_timesteps - 1}, one for all samples or shape ({batch_size},)"
-    if not isinstance(value, torch.Tensor):
-        try:
-            value = torch.as_tensor(np.asarray(value))
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"timesteps are {reprlib.repr(value)}, but must be {expected}.") from None
-    if (value.ndim > 1 and value.numel() != 1) or value.numel() not in (1, batch_size):
-        raise ValueError(f"timesteps have shape {tuple(value.shape)}, but must be {expected}.")
-    if value.dtype not in (torch.int64, torch.int32):
-        if value.dtype == torch.bool or value.is_complex():
-            raise TypeError(f"timesteps have dtype {value.dtype}, but must be {expected}.")
-        if value.is_floating_point():
-            if not bool((value.isfinite() & (value == value.round())).all()):
-                raise ValueError(f"timesteps are {reprlib.repr(value.tolist())}, but must be {expected}.")
-            warn(f"timesteps have dtype {value.dtype}; they are used as integers. Give an integer tensor.")
-        value = value.long()
-    return value if value.ndim == 1 else value.reshape(-1)
 
 
 def generator(value: Any, batch_size: int) -> torch.Generator | list[torch.Generator] | None:

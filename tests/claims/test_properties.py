@@ -13,8 +13,9 @@ from bad_inputs import raised_by_its_own_code
 from common import seeded
 from ddpm_from_scratch import BETA_SCHEDULES, DDPMFromScratchScheduler
 from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES
+from ddpm_from_scratch.process.estimate import LEARNED_VARIANCE_TYPES
 from ddpm_from_scratch.process.timesteps import TIMESTEP_SPACINGS, spaced_timesteps
-from ddpm_from_scratch.schedulers.reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
+from ddpm_from_scratch.schedulers.reverse_chain import VARIANCE_TYPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::ddpm_from_scratch.SchedulerWarning")
 

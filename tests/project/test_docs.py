@@ -3,13 +3,13 @@
 import re
 import shlex
 
-import docs_images
 import pytest
 import torch
 import yaml
 from PIL import Image
 
 import calibrate
+import docs_images
 import make_flags
 from common import ROOT
 from ddpm_from_scratch.data.datasets import load_digits

@@ -17,13 +17,11 @@ from ..process.diffusion import (
     Posterior,
     at_least_float32,
     broadcast_to_sample,
-    discretized_gaussian_log_likelihood,
-    gaussian_kl,
-    gaussian_log_likelihood,
     learned_log_variance,
     posterior,
     step_beta,
 )
+from ..process.gaussians import discretized_gaussian_log_likelihood, gaussian_kl, gaussian_log_likelihood
 
 
 class BoundCoefficients(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 
 from .. import checks
 from ..networks.denoiser import Denoiser
-from ..process.diffusion import gaussian_log_likelihood
+from ..process.gaussians import gaussian_log_likelihood
 from .bound import Likelihood
 from .bound_terms import check_data_levels
 from .residuals import check_originals, visited_timesteps

@@ -31,9 +31,9 @@ from ..density.residuals import mean_residuals, smooth_residuals
 from ..measures.plots import bound_chart
 from ..networks.denoiser import Denoiser
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
+from ..process.estimate import LEARNED_VARIANCE_TYPES
 from ..runtime.errors import ConfigError
 from ..runtime.seeds import stream_seed
-from ..schedulers.reverse_chain import LEARNED_VARIANCE_TYPES
 from .quality import Source, sources
 
 # Samples whose random numbers come from one stream; they are dealt to the processes.

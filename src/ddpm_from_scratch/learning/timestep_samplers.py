@@ -6,6 +6,7 @@ Each leaves the expected loss as it is and lowers its variance.
 import torch
 
 from .. import checks
+from ..process.timesteps import checked_timesteps
 
 TIMESTEP_SAMPLINGS = ("uniform", "stratified", "loss_aware")
 
@@ -131,11 +132,7 @@ class LossAwareTimesteps:
                 f"timesteps have shape {tuple(timesteps.shape)} and losses {tuple(losses.shape)}, but both "
                 "must have shape (N,): one loss for each sample."
             )
-        if bool(((timesteps < 0) | (timesteps >= num_train_timesteps)).any()):
-            low, high = (int(bound) for bound in timesteps.aminmax())
-            raise ValueError(
-                f"timesteps reach from {low} to {high}, but must be in 0..{num_train_timesteps - 1}."
-            )
+        checked_timesteps(timesteps, num_train_timesteps, batch_size=len(losses))
         if not bool(losses.isfinite().all()):
             first = int((~losses.isfinite()).nonzero()[0])
             raise ValueError(

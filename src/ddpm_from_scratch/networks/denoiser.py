@@ -21,15 +21,14 @@ from ..process.diffusion import (
     Scales,
     at_least_float32,
     broadcast_to_sample,
-    guided_output,
     scales,
     to_epsilon,
     to_original,
     to_score,
     to_velocity,
 )
-from ..process.estimate import clipped, split_variance
-from ..process.timesteps import checked_timesteps
+from ..process.estimate import clipped, guided_output, split_variance
+from ..process.timesteps import check_signal, checked_timesteps
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -197,15 +196,9 @@ class Denoiser:
         """
         table = self.process.alphas_cumprod
         given = range(len(table)) if timesteps is None else timesteps
-        chosen = checked_timesteps(given, len(table), order=order).tolist()
-        if self.process.config.prediction_type == "epsilon":
-            for timestep in (min(chosen), max(chosen)):
-                if float(table[timestep]) == 0:
-                    raise ValueError(
-                        f"alpha_bar of timestep {timestep} is 0 (rescale_betas_zero_snr), where epsilon says "
-                        "nothing of x_0: leave it out of the timesteps, or take a network that predicts v."
-                    )
-        return chosen
+        chosen = checked_timesteps(given, len(table), order=order)
+        check_signal(chosen, table, self.process.config.prediction_type)
+        return chosen.tolist()
 
     def __call__(
         self, sample: torch.Tensor, timesteps: Any, rows: torch.Tensor | None = None

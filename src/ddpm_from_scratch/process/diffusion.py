@@ -9,7 +9,6 @@ Notation (paper -> code): x_0 `original_samples`, x_t `sample` / `noisy_samples`
 arXiv:2202.00512.
 """
 
-import math
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -259,106 +258,6 @@ def posterior_mean(
     return coefficients.original * original_samples + coefficients.sample * sample
 
 
-def gaussian_kl(
-    mean: torch.Tensor, log_variance: torch.Tensor, other_mean: torch.Tensor, other_log_variance: torch.Tensor
-) -> torch.Tensor:
-    """Return KL(N(mean, variance) || N(other_mean, other_variance)) of each element, in nats.
-
-    KL = (variance / other_variance - 1 - log(variance / other_variance)
-          + (mean - other_mean)^2 / other_variance) / 2
-
-    The arguments broadcast.
-    """
-    log_ratio = log_variance - other_log_variance
-    distance = (mean - other_mean).square() * torch.exp(-other_log_variance)
-    return 0.5 * (torch.expm1(log_ratio) - log_ratio + distance)
-
-
-def gaussian_log_likelihood(
-    samples: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor
-) -> torch.Tensor:
-    """Return log N(samples; mean, variance) of each element, in nats; it is a density, so it may be above 0.
-
-    The arguments broadcast.
-    """
-    distance = (samples - mean).square() * torch.exp(-log_variance)
-    return -0.5 * (distance + log_variance + math.log(2 * math.pi))
-
-
-def discretized_gaussian_log_likelihood(
-    samples: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor, num_levels: int = 256
-) -> torch.Tensor:
-    """Return the log-probability of each element of an image with `num_levels` levels, in nats.
-
-    p(x) = integral of N(u; mean, variance) over the bin of x: half a level to each side, and without end
-    beyond the levels -1 and 1                                                  (Ho et al. 2020, eq. 13)
-
-    Logarithms of the normal distribution function keep the value and its gradient right in the far tail,
-    where the published code replaces the probability by 1e-12 and the gradient vanishes.
-
-    Args:
-        samples: x_0 with values -1 + 2 k / (num_levels - 1), shape (B, ...).
-        mean: broadcastable to the samples.
-        log_variance: likewise.
-        num_levels: 256 for 8-bit images.
-    """
-    half_bin = 1 / (num_levels - 1)
-    inverse_std = torch.exp(-0.5 * log_variance)
-    centred = samples - mean
-    # The bin and its mirror image have the same probability; the left one has all digits.
-    left = -centred.abs()
-    log_upper = torch.special.log_ndtr((left + half_bin) * inverse_std)
-    log_lower = torch.special.log_ndtr((left - half_bin) * inverse_std)
-    inside = log_upper + torch.log(-torch.expm1(log_lower - log_upper))
-    lowest = torch.special.log_ndtr((half_bin + centred) * inverse_std)
-    highest = torch.special.log_ndtr((half_bin - centred) * inverse_std)
-    upper_end = torch.where(samples > 1 - half_bin, highest, inside)
-    return torch.where(samples < half_bin - 1, lowest, upper_end)
-
-
-def guided_output(
-    conditional: torch.Tensor, unconditional: torch.Tensor, guidance_scale: float
-) -> torch.Tensor:
-    """Return the output of classifier-free guidance, shape (B, ...).
-
-    unconditional + s (conditional - unconditional)     (Ho & Salimans 2022, arXiv:2207.12598, eq. 6)
-
-    s = 1 is the conditional output, s = 0 the unconditional one; the paper's w is s - 1. It means the same
-    for outputs that are eps, x_0 or v: one is an affine function of the other, and the weights sum to 1.
-    """
-    return unconditional + guidance_scale * (conditional - unconditional)
-
-
 def at_least_float32(sample: torch.Tensor) -> torch.Tensor:
     """Return samples in float32 that are in half precision; others as they are."""
     return sample if sample.dtype in (torch.float32, torch.float64) else sample.float()
-
-
-def dynamic_threshold(original_samples: torch.Tensor, ratio: float, largest: float) -> torch.Tensor:
-    """Return x_0 clamped to [-s, s] and divided by s, with s a quantile of |x_0| of each sample.
-
-    Saharia et al. 2022 (arXiv:2205.11487), sec. 2.3.
-
-    Args:
-        original_samples: estimate of x_0, shape (B, ...), of any rank and size.
-        ratio: which quantile, in [0, 1].
-        largest: s is kept in [1, largest]; with 1 the result is plain clipping.
-    """
-    if not original_samples.numel():
-        return original_samples
-    # quantile has no half-precision kernel
-    rows = at_least_float32(original_samples.reshape(len(original_samples), -1))
-    limit = _quantile(rows.abs(), ratio).clamp(min=1, max=largest)[:, None]
-    return (rows.clamp(-limit, limit) / limit).reshape(original_samples.shape).to(original_samples.dtype)
-
-
-def _quantile(rows: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Return a quantile of each row, shape (B,), for more elements than the 16 million of torch.quantile."""
-    if rows.numel() <= 16_000_000:
-        return torch.quantile(rows, ratio, dim=1)
-    place = ratio * (rows.shape[1] - 1)
-    low, high = (
-        torch.stack([row.kthvalue(k + 1).values for row in rows])
-        for k in (math.floor(place), math.ceil(place))
-    )
-    return torch.lerp(low, high, place - math.floor(place))

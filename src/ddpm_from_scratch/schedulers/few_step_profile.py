@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import checks
-from ..process.timesteps import given_timesteps, spaced_timesteps
+from ..process.timesteps import checked_timesteps, spaced_timesteps
 
 # The key of a calibration in the configuration of a stock scheduler, which passes over such names in silence.
 HIDDEN_CALIBRATION = "_calibration"
@@ -139,7 +139,7 @@ def check_calibration(calibration: Any, num_train_timesteps: int) -> None:
             raise ValueError(
                 f"{must}; its entry for {key!r} steps must have the keys {_STEP_KEYS}; the last two may miss."
             )
-        visited = given_timesteps(entry["timesteps"], num_train_timesteps)
+        visited = checked_timesteps(entry["timesteps"], num_train_timesteps, order="falling")
         if str(len(visited)) != key:
             raise ValueError(f"{must}; its entry for {key!r} steps has {len(visited)} timesteps.")
         checks.real("noise_level of a calibration", entry["noise_level"], 0, 1)

@@ -6,6 +6,7 @@ import torch
 
 from .. import checks
 from ..process.diffusion import Scales, broadcast_to_sample, scales
+from ..process.timesteps import checked_timesteps
 
 
 class NoisingTable:
@@ -53,7 +54,7 @@ class NoisingTable:
         num_train_timesteps = len(self._alphas_cumprod)
         checks.samples(name, samples)
         checks.noise_like("noise", noise, name, samples)
-        timesteps = checks.timesteps(timesteps, len(samples), num_train_timesteps)
+        timesteps = checked_timesteps(timesteps, num_train_timesteps, batch_size=len(samples))
         if timesteps.device != samples.device:
             timesteps = timesteps.to(samples.device)
         table = self._table(samples.device, samples.dtype, samples.ndim)
@@ -62,10 +63,4 @@ class NoisingTable:
             index = timesteps.masked_fill(outside, 0)
             outside = broadcast_to_sample(outside, samples)
             return Scales(*(column[index].masked_fill(outside, float("nan")) for column in table.unbind()))
-        try:
-            return Scales(*table.index_select(1, timesteps).unbind())
-        except (IndexError, RuntimeError):
-            low, high = (int(bound) for bound in timesteps.aminmax())
-            raise ValueError(
-                f"timesteps reach from {low} to {high}, but must be in 0..{num_train_timesteps - 1}."
-            ) from None
+        return Scales(*table.index_select(1, timesteps).unbind())

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ..process.diffusion import Posterior, Scales, broadcast_to_sample, posterior, scales, step_beta
+from ..process.estimate import LEARNED_VARIANCE_TYPES
 from ..process.timesteps import Chain
 
 ANALYTIC = "analytic"
@@ -20,11 +21,9 @@ VARIANCE_TYPES = (
     "fixed_small_log",
     "fixed_large",
     "fixed_large_log",
-    "learned",
-    "learned_range",
+    *LEARNED_VARIANCE_TYPES,
     ANALYTIC,
 )
-LEARNED_VARIANCE_TYPES = ("learned", "learned_range")
 
 # The smallest variance, so that its logarithm exists; diffusers' value.
 _MIN_VARIANCE = 1e-20

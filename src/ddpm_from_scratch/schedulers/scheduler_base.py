@@ -16,10 +16,10 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils.torch_utils import randn_tensor
 
 from .. import checks
-from ..process.diffusion import Scales, add_noise, dynamic_threshold, scales, to_original, velocity
-from ..process.timesteps import Chain, given_timesteps
+from ..process.diffusion import Scales, add_noise, scales, to_original, velocity
+from ..process.estimate import clipped, split_variance
+from ..process.timesteps import Chain, checked_timesteps
 from .noising_table import NoisingTable
-from .reverse_chain import LEARNED_VARIANCE_TYPES
 from .scheduler_settings import (
     check_alphas_cumprod,
     checked_settings,
@@ -154,7 +154,7 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         if not same_tables:
             self._read_config()
         if self.timesteps is not self._visited_tensor:
-            visited = given_timesteps(self.timesteps, len(self))
+            visited = checked_timesteps(self.timesteps, len(self), order="falling").tolist()
             if not isinstance(self.timesteps, torch.Tensor):
                 self.timesteps = torch.tensor(visited, device="cpu")
             self._visit(visited, self.timesteps)
@@ -181,11 +181,7 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         else:  # the schedule's own table needs no check
             check_alphas_cumprod(self.alphas_cumprod, len(self))
         self._guard_zero_snr()
-        config = self.config
-        self._prediction_type: str = config.prediction_type
-        self._thresholding: bool = config.thresholding
-        self._clip_range: float | None = config.clip_sample_range if config.clip_sample else None
-        self._learned: bool = config.variance_type in LEARNED_VARIANCE_TYPES
+        self._prediction_type: str = self.config.prediction_type
 
     def _guard_zero_snr(self) -> None:
         """Keep the division by sqrt(alpha-bar) finite if the network predicts noise and no signal is left."""
@@ -249,24 +245,20 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         self, sample: torch.Tensor, signal: float | torch.Tensor = 1.0, noise: float | torch.Tensor = 0.0
     ) -> None:
         """Warn once if signal * x_0 + noise * z cannot have an x_0 inside the clipping range (CPU only)."""
-        if (
-            self._clip_range is None
-            or self._thresholding
-            or sample.device.type != "cpu"
-            or not sample.numel()
-        ):
+        config = self.config
+        if not config.clip_sample or config.thresholding or not sample.is_cpu or not sample.numel():
             return
         try:
             largest = float(sample.detach().abs().amax())
-            limit = _FAR_OUTSIDE * self._clip_range * float(signal) + _LARGEST_NOISE * float(noise)
+            limit = _FAR_OUTSIDE * config.clip_sample_range * float(signal) + _LARGEST_NOISE * float(noise)
         except RuntimeError:  # inside vmap or with fake tensors there are no values
             return
         if largest > limit:
             self._warn_once(
                 "squashed",
                 f"the data reach {largest:.3g}, but clip_sample=True clips every estimate of x_0 to "
-                f"[-{self._clip_range:g}, {self._clip_range:g}], so samples cannot look like them. Set "
-                "clip_sample=False (right for latents and standardised data), or scale the data.",
+                f"[-{config.clip_sample_range:g}, {config.clip_sample_range:g}], so samples cannot look like "
+                "them. Set clip_sample=False (right for latents and standardised data), or scale the data.",
             )
 
     def _split_variance(
@@ -276,31 +268,11 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         checks.samples("sample", sample)
         checks.samples("model_output", model_output)
         checks.same_device("model_output", model_output, "sample", sample)
-        if not self._learned and model_output.shape == sample.shape:
-            return model_output, None
-        if self._learned and sample.ndim > 1:
-            channels = sample.shape[1]
-            expected = (sample.shape[0], 2 * channels, *sample.shape[2:])
-            if model_output.shape == expected:
-                prediction, variance = torch.split(model_output, channels, dim=1)
-                return prediction, variance
-        needed = "twice the sample's channels" if self._learned else "the sample's shape"
-        raise ValueError(
-            f"model_output has shape {tuple(model_output.shape)} and sample {tuple(sample.shape)}, but "
-            f"variance_type {self.config.variance_type!r} needs {needed}. A network with twice the sample's "
-            "channels predicts a variance: use variance_type 'learned_range' (or 'learned') for it, and only "
-            "for it."
-        )
+        return split_variance(model_output, sample, self.config.variance_type)
 
     def _original(self, prediction: torch.Tensor, sample: torch.Tensor, at_t: Scales) -> torch.Tensor:
         """Return the estimate of x_0, clipped or thresholded."""
-        original = to_original(prediction, sample, at_t, self._prediction_type)
-        if self._thresholding:
-            ratio, largest = self.config.dynamic_thresholding_ratio, self.config.sample_max_value
-            return dynamic_threshold(original, ratio, largest)
-        if self._clip_range is None:
-            return original
-        return original.clamp(-self._clip_range, self._clip_range)
+        return clipped(to_original(prediction, sample, at_t, self._prediction_type), self.config)
 
     def _scales_at(self, timesteps: Any, samples: torch.Tensor, noise: torch.Tensor, name: str) -> Scales:
         self._refresh()

@@ -18,8 +18,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .. import checks
 from ..process.diffusion import LinearStep, learned_log_variance, posterior_mean
-from ..process.timesteps import check_one_given, given_timesteps, spaced_timesteps
-from .reverse_chain import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES, ReverseChain, Step
+from ..process.estimate import LEARNED_VARIANCE_TYPES
+from ..process.timesteps import check_one_given, checked_timesteps, spaced_timesteps
+from .reverse_chain import VARIANCE_TYPES, ReverseChain, Step
 from .scheduler_base import FromScratchScheduler, settings_named, standard_normal
 from .scheduler_settings import stock_settings
 
@@ -161,7 +162,7 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         num_train_timesteps, spacing = self.config.num_train_timesteps, self.config.timestep_spacing
         check_one_given(num_inference_steps, timesteps)
         if timesteps is not None:
-            visited = given_timesteps(timesteps, num_train_timesteps)
+            visited = checked_timesteps(timesteps, num_train_timesteps, order="falling").tolist()
             if visited[-1] > 0:
                 checks.warn(
                     f"timesteps end at {visited[-1]}, not at 0: the last step jumps from there to clean "
@@ -229,7 +230,7 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
             return self._chain.steps(timestep.reshape(-1), sample)
         index = self._position(timestep)
         if index is None:
-            return self._chain.steps(checks.timesteps(timestep, len(sample), len(self)), sample)
+            return self._chain.steps(checked_timesteps(timestep, len(self), batch_size=len(sample)), sample)
         if index - 1 != self._last_index:
             self._watch(index, sample)
         self._last_index = index
@@ -306,7 +307,7 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         """
         self._refresh()
         prediction, _ = self._split_variance(model_output, sample)
-        step = self._chain.steps(checks.timesteps(timesteps, len(sample), len(self)), sample)
+        step = self._chain.steps(checked_timesteps(timesteps, len(self), batch_size=len(sample)), sample)
         original = self._original(prediction, sample, step.scales)
         dtype = torch.promote_types(prediction.dtype, sample.dtype)
         return posterior_mean(original, sample, step.posterior).to(dtype)

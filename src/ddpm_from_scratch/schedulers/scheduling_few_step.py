@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .. import checks
 from ..process.diffusion import LinearStep, Scales, at_least_float32
-from ..process.timesteps import Chain, check_one_given, given_timesteps
+from ..process.timesteps import Chain, check_one_given, checked_timesteps
 from .exponential_adams import few_step, half_log_snrs
 from .few_step_profile import (
     HIDDEN_CALIBRATION,
@@ -242,7 +242,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         self._refresh()
         check_one_given(num_inference_steps, timesteps)
         if timesteps is not None:
-            visited = given_timesteps(timesteps, len(self))
+            visited = checked_timesteps(timesteps, len(self), order="falling").tolist()
         else:
             visited = self.timesteps_for(num_inference_steps)
             if self.config.calibration is None:

@@ -233,7 +233,7 @@ def test_the_flow_samples_the_data(generator):
         ([1000], "timestep is 1000"),
         ([-1], "timestep is -1"),
         ([7, 0.5], "timestep is 0.5"),
-        ([], "no timesteps"),
+        ([], "at least one"),
     ],
 )
 def test_timesteps_that_do_not_go_one_way_are_refused(timesteps, says):

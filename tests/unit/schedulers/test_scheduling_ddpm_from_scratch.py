@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from common import seeded
 from ddpm_from_scratch import BETA_SCHEDULES, DDPMFromScratchScheduler, SchedulerWarning
-from ddpm_from_scratch.process.diffusion import dynamic_threshold
+from ddpm_from_scratch.process.estimate import dynamic_threshold
 
 allow_warnings = pytest.mark.filterwarnings("ignore::ddpm_from_scratch.SchedulerWarning")
 
