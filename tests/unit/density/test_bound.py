@@ -441,7 +441,7 @@ def test_vectors_without_channels_are_samples_too():
     ):
         flat, deep = (
             measure(
-                model, scheduler, given, data_levels=None, generator=torch.Generator().manual_seed(0),
+                Denoiser(model, scheduler), given, data_levels=None, generator=torch.Generator().manual_seed(0),
                 **options,
             )
             for model, given in ((network, samples[:, 0]), (column, samples))
@@ -458,7 +458,7 @@ def test_a_network_in_half_precision_has_nearly_the_same_likelihood(dtype):
     for measure in (variational_bound, flow_likelihood):
         values = [
             measure(
-                each, scheduler, samples.to(each.dtype), data_levels=levels,
+                Denoiser(each, scheduler), samples.to(each.dtype), data_levels=levels,
                 generator=torch.Generator().manual_seed(0),
             ).bits_per_dim
             for each in (network, half)
@@ -539,7 +539,7 @@ def test_residuals_are_no_larger_than_the_variance_and_rise():
         ({"timesteps": [20]}, ValueError, "timestep is 20"),
         ({"timesteps": [0.5]}, TypeError, "timestep is 0.5"),
         ({"batch_size": -1}, ValueError, "batch_size"),
-        ({"class_labels": torch.zeros(3).long()}, ValueError, "class_labels have shape"),
+        ({"labels": torch.zeros(3).long()}, ValueError, "labels have shape"),
         ({"timesteps": [3], "num_monte_carlo": 1}, ValueError, "at least two timesteps"),
         ({"variance_type": "small"}, ValueError, "variance_type"),
         ({"num_monte_carlo": 0}, ValueError, "num_monte_carlo"),
@@ -554,7 +554,8 @@ def test_wrong_arguments_of_the_bound_are_one_error(options, error, says):
     network, scheduler = tiny("fixed_small")
     given = {"original_samples": digits(2), "data_levels": 17} | options
     with pytest.raises(error, match=says):
-        variational_bound(Denoiser(network, scheduler), given.pop("original_samples"), **given)
+        denoiser = Denoiser(network, scheduler, given.pop("labels", None))
+        variational_bound(denoiser, given.pop("original_samples"), **given)
 
 
 def test_wrong_arguments_of_the_flow_are_one_error():
@@ -578,4 +579,4 @@ def test_a_network_that_is_not_finite_is_named():
     torch.nn.init.constant_(network.conv_out.weight, float("nan"))
     for measure in (variational_bound, flow_likelihood):
         with pytest.raises(FloatingPointError, match="not finite"):
-            measure(network, scheduler, digits(2), data_levels=17)
+            measure(Denoiser(network, scheduler), digits(2), data_levels=17)

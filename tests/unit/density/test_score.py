@@ -248,7 +248,7 @@ def test_timesteps_that_do_not_go_one_way_are_refused(timesteps, says):
 @pytest.mark.parametrize("timestep", [-1, 1000])
 def test_the_score_at_a_timestep_out_of_range_is_refused(timestep):
     scheduler = SCHEDULERS["ours"]
-    with pytest.raises(ValueError, match="timesteps are"):
+    with pytest.raises(ValueError, match="timesteps reach from"):
         Denoiser(mixture(scheduler), scheduler)(torch.zeros(3, 2), timestep)
 
 

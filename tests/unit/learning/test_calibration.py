@@ -202,7 +202,6 @@ def test_a_chain_too_short_to_calibrate_is_refused(generator):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"guidance_scale": 2.0}, ValueError, "needs class_labels and a null_class_label"),
         ({"num_steps": [0]}, ValueError, "a number of steps is 0"),
         ({"num_steps": [1001]}, ValueError, "a number of steps is 1001"),
         ({"num_samples": 1}, ValueError, "num_samples is 1"),
