@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_from_scratch.hub.upload.cards import calibrated_timesteps, layout_of
-
 from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.evaluation.candidates import calibrate_pipeline
 from ddpm_from_scratch.evaluation.features import BUILT_IN_FEATURES
@@ -26,6 +24,7 @@ from ddpm_from_scratch.evaluation.saved_pipelines import (
     find_processes,
     load_pipeline_and_data,
 )
+from ddpm_from_scratch.hub.cards import calibrated_timesteps, layout_of
 from ddpm_from_scratch.learning.calibration import DEFAULT_NUM_STEPS, Candidate
 from ddpm_from_scratch.runtime.cli import OneLineErrors
 from ddpm_from_scratch.runtime.errors import ConfigError, exit_status

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     if args.space_id is None:
         print(f"saved to {output_dir}; look at it with: python -m http.server --directory {output_dir}")
         return
-    from ddpm_from_scratch.hub.upload.upload import push_space
+    from ddpm_from_scratch.hub.upload import push_space
 
     with hub_errors():
         url = push_space(output_dir, args.space_id, private=args.private, token=args.token)

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ddpm_from_scratch.hub.upload.code_file import code_file
-
 import runs
+from ddpm_from_scratch.hub.code_file import code_file
 from faults import FileOperations
 from runs import Finished, Run, flags, train
 

@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.dynamic_modules_utils import check_imports, get_relative_imports
 
 from ddpm_from_scratch import DDPMFromScratchScheduler
-from ddpm_from_scratch.hub.upload import code_file
+from ddpm_from_scratch.hub import code_file
 
 SCHEDULER, NETWORKS = "schedulers.scheduling_ddpm_from_scratch", "networks.models"
 ENTRIES = [(SCHEDULER,), (NETWORKS,), (SCHEDULER, NETWORKS)]

@@ -13,7 +13,7 @@ from ddpm_from_scratch import (
     model_config,
     push_folder,
 )
-from ddpm_from_scratch.hub.upload import layouts
+from ddpm_from_scratch.hub import layouts
 
 SCHEDULERS = [
     {"beta_schedule": "sigmoid_alpha_bar", "sigmoid_tau": 0.7},
