@@ -4,6 +4,7 @@ The reverse loop of Ho et al. 2020 (arXiv:2006.11239, algorithm 2), for images (
 (B, D).
 """
 
+import importlib
 import inspect
 import math
 import tempfile
@@ -25,7 +26,6 @@ from PIL import Image
 from . import checks
 from .hub.layouts import choose_layout, complete
 from .hub.safe_loading import HUB_ARGUMENTS, check_pipeline, component_folder, fetch, named, read_json
-from .hub.upload import push_folder
 from .networks.denoiser import Denoiser
 from .networks.models import PointDenoiser, sample_shape
 from .schedulers.few_step_profile import HIDDEN_CALIBRATION
@@ -377,20 +377,23 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             max_shard_size: largest file of weights, such as "5GB".
             push_to_hub: upload the saved folder, too.
             layout: "portable" or "remote-code" to have that one; the first that works if not given.
-            push_options: for the upload: repo_id (the folder's name if not given), and as in `push_folder`.
+            push_options: for the upload: repo_id (the folder's name if not given), and as in
+                `ddpm_from_scratch.push_folder`.
 
         Raises:
-            ValueError: a layout that does not fit, or pickled weights. hub.PushError: the upload failed.
+            ValueError: a layout that does not fit, or pickled weights. hub.upload.PushError: the upload
+                failed. ImportError: to upload, and ddpm-from-scratch is not installed.
         """
         if not safe_serialization:
             raise ValueError("safe_serialization is False, but weights are saved as safetensors only.")
         if push_options and not push_to_hub:
             raise TypeError(f"save_pretrained got {sorted(push_options)}, which need push_to_hub=True.")
+        push_folder = _push_folder() if push_to_hub else None
         folder = Path(save_directory)
         chosen = choose_layout(layout, self.unet, self.scheduler)
         super().save_pretrained(str(folder), variant=variant, max_shard_size=max_shard_size)
         complete(folder, chosen, type(self), self.components)
-        if push_to_hub:
+        if push_folder is not None:
             repo_id = push_options.pop("repo_id", folder.resolve().name)
             push_folder(folder, repo_id, **push_options)
 
@@ -412,11 +415,14 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             layout: as in `save_pretrained`.
             variant: as in `save_pretrained`.
             max_shard_size: as in `save_pretrained`.
-            push_options: private, token, commit_message, branch, tag, create_pr: as in `hub.push_folder`.
+            push_options: private, token, commit_message, branch, tag, create_pr: as in
+                `ddpm_from_scratch.push_folder`.
 
         Raises:
-            ValueError: as in `save_pretrained`. hub.PushError: the Hub refused, or cannot be reached.
+            ValueError: as in `save_pretrained`. hub.upload.PushError: the Hub refused, or cannot be reached.
+            ImportError: ddpm-from-scratch is not installed.
         """
+        push_folder = _push_folder()
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size, layout=layout)
             return push_folder(folder, repo_id, **push_options)
@@ -426,6 +432,17 @@ def default_num_inference_steps(scheduler: Any) -> int:
     """Return how many timesteps are visited if nobody says: few with a scheduler that is made for few."""
     num_train_timesteps = scheduler.config.num_train_timesteps
     return getattr(scheduler, "default_num_inference_steps", num_train_timesteps)
+
+
+def _push_folder() -> Callable[..., str]:
+    """Return the package's `push_folder`; it is not in the code file that saved pipelines bring along."""
+    try:
+        return importlib.import_module("ddpm_from_scratch.hub.upload").push_folder
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "to upload, the package is needed: `pip install ddpm-from-scratch`. The code that a saved "
+            "pipeline brings along loads, samples and saves."
+        ) from error
 
 
 def _own_class(config: Mapping[str, Any]) -> type[DDPMFromScratchScheduler] | type[FewStepScheduler]:

@@ -27,7 +27,6 @@ WITH_TRAINING = ("runtime", "data", "evaluation", "sharing", "training")
 # To be mended: modules of the data and of evaluation that read the settings of a training run.
 READ_TRAINING_SETTINGS = (
     "data.datasets",
-    "evaluation.features",
     "evaluation.saved_pipelines",
     "sharing.card",
 )

@@ -1,52 +1,13 @@
-"""Requests to the Hub that get through: tried again when it is busy, and commits that are made once."""
+"""Commits to the Hub that are made once, however often they are tried."""
 
 import hashlib
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects
-
-# How long to wait before a request is tried again.
-_RETRY_SECONDS = (1, 2, 4)
-# The client's own error class is one of those that its HTTP library raises for a dropped connection.
-CONNECTION_ERRORS: tuple[type[Exception], ...] = (
-    ConnectionError,
-    *(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"),
-)
-
-
-def patiently(request: Callable[[], Any], errors: tuple[type[Exception], ...] = CONNECTION_ERRORS) -> Any:
-    """Return what a request returns, after up to three more tries if the Hub is busy or the connection drops.
-
-    Args:
-        request: what to do.
-        errors: after which it may be tried again.
-
-    Raises:
-        huggingface_hub.errors.HfHubHTTPError, ConnectionError: the last try failed, or another would, too.
-    """
-    for delay in _RETRY_SECONDS:
-        try:
-            return request()
-        except OfflineModeIsEnabled:
-            raise
-        except errors as error:
-            status = status_of(error)
-            if status is not None and status != 429 and status < 500:
-                raise
-        time.sleep(delay)
-    return request()
-
-
-def status_of(error: Exception) -> int | None:
-    """Return the status that the Hub answered with; None if it did not answer."""
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
 @dataclass

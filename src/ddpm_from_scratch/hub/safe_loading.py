@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..schedulers.scheduler_settings import MAX_TRAIN_TIMESTEPS
-from .commits import patiently
+from .requests import patiently
 
 # Arguments of `from_pretrained` that say where something comes from, not what it becomes.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")

@@ -16,7 +16,8 @@ from huggingface_hub.errors import (
 )
 
 from .cards import layout_of, plain_card
-from .commits import CONNECTION_ERRORS, Commit, patiently, status_of
+from .commits import Commit
+from .requests import CONNECTION_ERRORS, patiently, status_of
 
 # What a pushed repository may hold; checkpoints, logs and anything unknown stay at home.
 PIPELINE_FILES = [

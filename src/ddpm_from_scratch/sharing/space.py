@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, R
 from jinja2 import Template
 from safetensors import safe_open
 
-from ..hub.commits import CONNECTION_ERRORS, patiently
+from ..hub.requests import CONNECTION_ERRORS, patiently
 from ..hub.safe_loading import fetch
 from ..networks.models import sample_shape
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline

@@ -1,5 +1,6 @@
 """The code that a repository brings along: one file, made of the package's own modules."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 import torch
 from diffusers.utils.dynamic_modules_utils import check_imports, get_relative_imports
 
-from ddpm_from_scratch import DDPMFromScratchScheduler
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
 from ddpm_from_scratch.hub import code_file
 
 SCHEDULER, NETWORKS = "schedulers.scheduling_ddpm_from_scratch", "networks.models"
@@ -58,6 +59,19 @@ def test_the_file_alone_gives_the_same_samples(tmp_path):
     exec(WALK, namespace)
     here = namespace["walk"](DDPMFromScratchScheduler)
     assert torch.equal(torch.load(tmp_path / "samples.pt", weights_only=True), here)
+
+
+def test_upload_stays_in_the_package(tmp_path, monkeypatch):
+    text = code_file.code_file("pipeline_ddpm_from_scratch")
+    packed = re.findall(r"^# ---- (\S+):", text, flags=re.MULTILINE)
+    assert not {"hub.upload", "hub.commits", "hub.cards"} & set(packed) and "hub.requests" in packed
+    monkeypatch.setitem(sys.modules, "ddpm_from_scratch.hub.upload", None)  # as if it were not installed
+    pipeline = DDPMFromScratchPipeline(build_model(model_config("points")), DDPMFromScratchScheduler())
+    with pytest.raises(ImportError, match="pip install ddpm-from-scratch"):
+        pipeline.push_to_hub("points")
+    with pytest.raises(ImportError, match="pip install ddpm-from-scratch"):
+        pipeline.save_pretrained(tmp_path / "points", push_to_hub=True)
+    assert not (tmp_path / "points").exists(), "that it cannot be uploaded is said before it is saved"
 
 
 @pytest.fixture
