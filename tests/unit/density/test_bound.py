@@ -441,8 +441,8 @@ def test_vectors_without_channels_are_samples_too():
     ):
         flat, deep = (
             measure(
-                Denoiser(model, scheduler), given, data_levels=None, generator=torch.Generator().manual_seed(0),
-                **options,
+                Denoiser(model, scheduler), given, data_levels=None,
+                generator=torch.Generator().manual_seed(0), **options,
             )
             for model, given in ((network, samples[:, 0]), (column, samples))
         )  # fmt: skip
