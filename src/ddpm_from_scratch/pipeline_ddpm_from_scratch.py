@@ -8,7 +8,7 @@ import importlib
 import inspect
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,12 @@ from PIL import Image
 
 from . import checks
 from .hub.layouts import choose_layout, complete
-from .hub.safe_loading import HUB_ARGUMENTS, check_pipeline, component_folder, fetch, named, read_json
+from .hub.loading import load_components, own_scheduler_class
+from .hub.safe_loading import named, read_json
 from .networks.denoiser import Denoiser
-from .networks.models import PointDenoiser, sample_shape
-from .schedulers.few_step_profile import HIDDEN_CALIBRATION
-from .schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
-from .schedulers.scheduling_few_step import FewStepScheduler
+from .networks.models import sample_shape
 
 OUTPUT_TYPES = ("pil", "np", "pt")
-# Options of `ModelMixin.from_pretrained` that `from_pretrained` passes on.
-_NETWORK_OPTIONS = (
-    "dtype", "torch_dtype", "low_cpu_mem_usage", "device_map", "max_memory", "offload_folder",
-    "offload_state_dict", "disable_mmap", "quantization_config",
-)  # fmt: skip
 
 
 @dataclass
@@ -78,7 +71,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
     def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, null_class_label: int | None = None):
         super().__init__()
         if type(scheduler) is DDPMScheduler:
-            scheduler = _own_class(scheduler.config).from_config(scheduler.config)
+            scheduler = own_scheduler_class(scheduler.config).from_config(scheduler.config)
         if null_class_label is not None:
             num_classes = getattr(unet.config, "num_class_embeds", None)
             if num_classes is None:
@@ -153,6 +146,8 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         denoiser = Denoiser(self.unet, self.scheduler, labels, guidance_scale, self.config.null_class_label)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         step_kwargs = {"generator": generator} if takes_generator else {}
+        # The class tells, not the configuration: from_config keeps keys that the class does not know.
+        knows_variance = "variance_type" in inspect.signature(type(self.scheduler).__init__).parameters
 
         trajectory = [sample.cpu()] if return_trajectory else []
         timesteps = self.scheduler.timesteps
@@ -160,7 +155,8 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             for index, timestep in enumerate(timesteps):
                 model_input = self.scheduler.scale_model_input(sample, timestep).to(dtype)
                 model_output = denoiser.output(model_input, timestep)
-                model_output = self._without_unused_variance(model_output, sample)
+                if not knows_variance and model_output.shape[1] == 2 * sample.shape[1]:
+                    model_output = model_output[:, : sample.shape[1]]  # DDIM has no use for the second half
                 sample = self.scheduler.step(model_output, timestep, sample, **step_kwargs).prev_sample
                 if callback_on_step_end is not None:
                     result = callback_on_step_end(self, index, timestep, {"latents": sample})
@@ -261,14 +257,6 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
                 "for unconditional samples."
             )
 
-    def _without_unused_variance(self, model_output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        """Drop the second half of 2C channels for schedulers without a variance type, such as DDIM."""
-        # The class tells, not the configuration: from_config keeps keys that the class does not know.
-        knows_variance = "variance_type" in inspect.signature(type(self.scheduler).__init__).parameters
-        if not knows_variance and model_output.shape[1] == 2 * sample.shape[1]:
-            return model_output[:, : sample.shape[1]]
-        return model_output
-
     def _convert(
         self, sample: torch.Tensor, output_type: str
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
@@ -312,45 +300,13 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             TypeError: an option that does not apply.
             OSError, huggingface_hub.errors: not there, or no access.
         """
-        where = {name: options.pop(name) for name in HUB_ARGUMENTS if name in options}
-        options.pop("trust_remote_code", None)
-        options.pop("use_safetensors", None)
-        unknown = set(options) - set(_NETWORK_OPTIONS)
-        if unknown:
-            raise TypeError(
-                f"from_pretrained got {sorted(unknown)}, but takes {[*HUB_ARGUMENTS, *_NETWORK_OPTIONS]}; "
-                "for other options use DiffusionPipeline.from_pretrained."
-            )
-        for name in ("dtype", "torch_dtype"):
-            if isinstance(options.get(name), dict):
-                options[name] = options[name].get("unet", options[name].get("default"))
-        folder = fetch(pretrained_model_name_or_path, variant, subfolder, **where)
         given = {"unet": unet, "scheduler": scheduler}
-        given = {name: component for name, component in given.items() if component is not None}
-        known: dict[str, dict[str, type]] = {
-            "unet": {"PointDenoiser": PointDenoiser},
-            "scheduler": dict.fromkeys(
-                ("DDPMFromScratchScheduler", "FewStepScheduler", "DDPMScheduler"), DDPMFromScratchScheduler
-            ),
-        }
-        kinds = check_pipeline(folder, known, variant, tuple(given))
-        if "scheduler" in kinds:
-            where_it_is = component_folder(folder, "scheduler")
-            path = where_it_is / "scheduler_config.json"
-            kind = kinds["scheduler"]
-            if kind is DDPMFromScratchScheduler:
-                kind = _own_class(read_json(path))
-            with named(path):
-                given["scheduler"] = kind.from_pretrained(str(where_it_is))
-        if "unet" in kinds:
-            options |= {"variant": variant, "use_safetensors": True}
-            given["unet"] = kinds["unet"].from_pretrained(str(component_folder(folder, "unet")), **options)
+        components, index = load_components(pretrained_model_name_or_path, given, variant, subfolder, options)
         if null_class_label is not None:
-            pipeline = cls(**given, null_class_label=null_class_label)
+            pipeline = cls(**components, null_class_label=null_class_label)
         else:
-            index = folder / "model_index.json"
             with named(index):
-                pipeline = cls(**given, null_class_label=read_json(index).get("null_class_label"))
+                pipeline = cls(**components, null_class_label=read_json(index).get("null_class_label"))
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
 
@@ -443,10 +399,3 @@ def _push_folder() -> Callable[..., str]:
             "to upload, the package is needed: `pip install ddpm-from-scratch`. The code that a saved "
             "pipeline brings along loads, samples and saves."
         ) from error
-
-
-def _own_class(config: Mapping[str, Any]) -> type[DDPMFromScratchScheduler] | type[FewStepScheduler]:
-    """Return which of this package's schedulers a configuration is for."""
-    name = config.get("_class_name", "DDPMScheduler")
-    is_few = name == "FewStepScheduler" or (name == "DDPMScheduler" and HIDDEN_CALIBRATION in config)
-    return FewStepScheduler if is_few else DDPMFromScratchScheduler
