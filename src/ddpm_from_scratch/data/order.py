@@ -6,6 +6,7 @@ position. A stream is shuffled in blocks; where a block began is part of a run's
 resumes where it stopped.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -37,13 +38,15 @@ def positions_of(batch_size: int, rank: int, world_size: int, start: int) -> Ite
         yield list(range(first, first + batch_size))
 
 
-def load_batches(dataset: Dataset, items: Iterable[list[Any]], num_workers: int) -> Iterator[Batch]:
+def load_batches(
+    dataset: "PositionDataset | ImageStream", items: Iterable[list[Any]], num_workers: int
+) -> Iterator[Batch]:
     """Yield `dataset.__getitems__` of each list of items, in order; 0 workers: loaded here."""
     if num_workers == 0:
-        return map(dataset.__getitems__, items)  # type: ignore[attr-defined]
+        return map(dataset.__getitems__, items)
     loader: DataLoader = DataLoader(
         dataset,
-        batch_sampler=items,  # type: ignore[arg-type]
+        batch_sampler=items,
         num_workers=num_workers,
         collate_fn=_as_is,
         worker_init_fn=ignore_stop_signals,
@@ -52,7 +55,7 @@ def load_batches(dataset: Dataset, items: Iterable[list[Any]], num_workers: int)
         return iter(loader)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     """Return a batch that the data set has collated already; a function, so that workers can be spawned."""
     return batch
 
@@ -122,20 +125,32 @@ class PositionDataset(Dataset):
         if isinstance(self.samples, torch.Tensor):
             samples = self.samples[torch.from_numpy(np.asarray(indices))]
         else:
-            pairs = [self._readable(i, p, problems) for i, p in zip(indices, positions, strict=True)]
+            images = self.samples
+            pairs = [self._readable(images, i, p, problems) for i, p in zip(indices, positions, strict=True)]
             indices = [index for index, _ in pairs]
             samples = torch.stack([image for _, image in pairs])
         return (to_network_units(samples) if samples.dtype == torch.uint8 else samples), indices
 
-    def _readable(self, index: int, position: int, problems: list[str]) -> tuple[int, torch.Tensor]:
+    def _readable(
+        self, images: Sequence[Any] | Decoder, index: int, position: int, problems: list[str]
+    ) -> tuple[int, torch.Tensor]:
         """Return the image at an index, or after it, and where it was found."""
         assert self.augmentation is not None  # arrays are images
         crop = self.augmentation.crop
+
+        def cropped(candidate: int) -> torch.Tensor:
+            return crop(images[candidate], position)
+
         for candidate in (*range(index, self.num_samples), *range(index)):
-            image = _read(lambda at=candidate: crop(self.samples[at], position), problems)  # type: ignore[misc]
+            image = _read(functools.partial(cropped, candidate), problems)
             if image is not None:
                 return candidate, image
         raise DataError(f"none of the {self.num_samples} images can be read; the first: {problems[0]}")
+
+
+def _stands_in(shard: Any, place: int) -> dict[str, Any]:
+    """Return where a stream stands that has come so far in a shard."""
+    return {"shard": place, "source": shard.state_dict()}
 
 
 class ImageStream(Dataset):
@@ -218,7 +233,7 @@ class ImageStream(Dataset):
                 shard.load_state_dict(source)
                 source = None
             for row in shard:
-                yield row, lambda shard=shard, place=place: {"shard": place, "source": shard.state_dict()}
+                yield row, functools.partial(_stands_in, shard, place)
 
     def __getitems__(self, items: list[tuple[int, dict[str, Any], dict[str, Any]]]) -> Batch:
         """Return the batch of some items, with the "stream_state" to resume from after it.
@@ -227,11 +242,12 @@ class ImageStream(Dataset):
         """
         problems: list[str] = []
         images = [self._decode(row, position, problems) for position, row, _ in items]
-        readable = [place for place, image in enumerate(images) if image is not None]
+        readable = {place: image for place, image in enumerate(images) if image is not None}
         if not readable:
             raise DataError(f"none of the {len(items)} images of a batch can be read: {problems[0]}")
-        places = [next((r for r in readable if r >= place), readable[0]) for place in range(len(items))]
-        samples = to_network_units(torch.stack([images[place] for place in places]))
+        first = min(readable)
+        places = [next((r for r in readable if r >= place), first) for place in range(len(items))]
+        samples = to_network_units(torch.stack([readable[place] for place in places]))
         positions = [position for position, _, _ in items]
         batch: Batch = {
             "samples": self.augmentation.flip(samples, positions),

@@ -96,9 +96,12 @@ def figures(columns: Columns, name: str) -> dict[str, Any]:
     distance, distance_floor = kernel_distance(made, reference), kernel_distance(floor, floor_reference)
     # Balls around many samples are smaller than around few: all four sets are cut to one size.
     size = min(len(made), len(reference), len(floor), len(floor_reference))
-    cut = [points[_shuffled(len(points))[:size].to(points.device)]
-           for points in (made, reference, floor, floor_reference)]  # fmt: skip
-    quality, quality_floor = precision_recall(*cut[:2]), precision_recall(*cut[2:])
+
+    def cut(points: torch.Tensor) -> torch.Tensor:
+        return points[_shuffled(len(points))[:size].to(points.device)]
+
+    quality = precision_recall(cut(made), cut(reference))
+    quality_floor = precision_recall(cut(floor), cut(floor_reference))
     nearest = nearest_distances(made, columns.training)
     usual = (
         nearest_distances(columns.training)

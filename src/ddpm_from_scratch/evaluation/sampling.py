@@ -116,14 +116,15 @@ def generate(
             generator = torch.Generator().manual_seed(stream_seed(seed, purpose, number))
             labels = torch.arange(number * batch_size, number * batch_size + size)
             options = _label_options(pipeline, labels, guidance_scale)
-            made = pipeline(
+            made: torch.Tensor = pipeline(
                 size,
                 generator=generator,
                 num_inference_steps=num_inference_steps,
                 output_type="pt",
+                return_dict=False,
                 callback_on_step_end=after_step,
                 **options,
-            ).images.float()
+            )[0].float()
             made = made * 2 - 1 if made.ndim == 4 else made
             batches += _shared(made, sizes)
     finally:

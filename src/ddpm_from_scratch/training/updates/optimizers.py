@@ -98,8 +98,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         step = self.state[params[0]].setdefault("step", torch.zeros((), device=params[0].device))
         step += 1
         first, second = ([self.state[p][name] for p in params] for name in ("exp_avg", "exp_avg_sq"))
+        grads = [p.grad for p in params if p.grad is not None]  # step() selects those
         torch._fused_adamw_(
-            params, [p.grad for p in params], first, second, [], [step] * len(params), amsgrad=False,
+            [*params], grads, first, second, [], [step] * len(params), amsgrad=False,
             beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
             weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
@@ -121,7 +122,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     }
     if config.optimizer == "adamw":
         return MuonWithAdamW([{"params": list(model.parameters()), "muon": False} | adamw])
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             (matrices if _takes_muon(f"{module_name}.{name}", module, parameter) else others).append(

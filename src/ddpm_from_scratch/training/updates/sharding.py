@@ -154,7 +154,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> tup
     Its settings are not part of it: they come from the configuration of a run.
     """
     names, packed = _parameter_names(optimizer, network), optimizer.state_dict()
-    tensors, numbers = {}, {}
+    tensors: State = {}
+    numbers: dict[str, Any] = {}
     for index, entries in packed["state"].items():
         for entry, value in entries.items():
             (tensors if isinstance(value, torch.Tensor) else numbers)[f"{names[index]}.{entry}"] = value

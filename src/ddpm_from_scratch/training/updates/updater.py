@@ -154,7 +154,7 @@ class FlatUpdater(Updater):
 
         The names are <parameter>.<entry>, those of an `Updater`.
         """
-        tensors = {}
+        tensors: sharding.State = {}
         for entry, value in self.optimizer.state[self._flat].items():
             if value.shape == self._flat.shape:
                 parts = zip(self._named, self._split(value), strict=True)
