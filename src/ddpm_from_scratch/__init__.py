@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from .networks.denoiser import Denoiser
     from .networks.models import MODEL_CONFIGS, PointDenoiser, build_model, load_model_config, model_config
     from .pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchPipelineOutput
-    from .process.noise_schedules import BETA_SCHEDULES
     from .schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
     from .schedulers.scheduling_few_step import FewStepScheduler
+    from .words import BETA_SCHEDULES
 
 _HOMES = {
-    "BETA_SCHEDULES": "process.noise_schedules",
+    "BETA_SCHEDULES": "words",
     "MODEL_CONFIGS": "networks.models",
     "DDPMFromScratchPipeline": "pipeline_ddpm_from_scratch",
     "DDPMFromScratchPipelineOutput": "pipeline_ddpm_from_scratch",
@@ -82,13 +82,17 @@ class _Waiting(types.ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         with _LOADING:
             if type(self) is _Waiting:
-                self.__class__ = types.ModuleType
+                _become(types.ModuleType, self)
                 try:
                     self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
                 except BaseException:
-                    self.__class__ = _Waiting
+                    _become(_Waiting, self)
                     raise
         return getattr(self, name)
+
+
+def _become(kind: type[types.ModuleType], module: types.ModuleType) -> None:
+    module.__class__ = kind
 
 
 _LOADING = threading.RLock()
@@ -103,5 +107,5 @@ for _earlier, _now in _NAMED_BY_SAVED_PIPELINES.items():
     _spec = importlib.util.find_spec(f"{__name__}.{_now}")
     assert _spec is not None
     _module = importlib.util.module_from_spec(_spec)
-    _module.__class__ = _Waiting  # type: ignore[assignment]
+    _become(_Waiting, _module)
     sys.modules[_spec.name] = sys.modules[f"{__name__}.{_earlier}"] = _module

@@ -29,8 +29,7 @@ from .hub.loading import load_components, own_scheduler_class
 from .hub.safe_loading import named, read_json
 from .networks.denoiser import Denoiser
 from .networks.models import sample_shape
-
-OUTPUT_TYPES = ("pil", "np", "pt")
+from .words import OUTPUT_TYPES
 
 
 @dataclass

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from bad_inputs import raised_by_its_own_code
 from common import seeded
 from ddpm_from_scratch import BETA_SCHEDULES, DDPMFromScratchScheduler
-from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES
-from ddpm_from_scratch.process.estimate import LEARNED_VARIANCE_TYPES
-from ddpm_from_scratch.process.timesteps import TIMESTEP_SPACINGS, spaced_timesteps
-from ddpm_from_scratch.schedulers.reverse_chain import VARIANCE_TYPES
+from ddpm_from_scratch.process.timesteps import spaced_timesteps
+from ddpm_from_scratch.words import (
+    LEARNED_VARIANCE_TYPES,
+    PREDICTION_TYPES,
+    TIMESTEP_SPACINGS,
+    VARIANCE_TYPES,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::ddpm_from_scratch.SchedulerWarning")
 

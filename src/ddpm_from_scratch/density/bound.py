@@ -13,9 +13,8 @@ import torch
 
 from .. import checks
 from ..networks.denoiser import Denoiser
-from ..process.estimate import LEARNED_VARIANCE_TYPES
 from ..process.gaussians import gaussian_kl
-from ..schedulers.reverse_chain import ANALYTIC, VARIANCE_TYPES
+from ..words import ANALYTIC, LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
 from .bound_terms import (
     BoundCoefficients,
     bound_coefficients,

@@ -10,12 +10,11 @@ import torch
 from .. import checks
 from ..networks.denoiser import Denoiser
 from ..process.gaussians import gaussian_log_likelihood
+from ..words import DIVERGENCES
 from .bound import Likelihood
 from .bound_terms import check_data_levels
 from .residuals import check_originals, visited_timesteps
 from .score import flow_angles, integrate_flow
-
-DIVERGENCES = ("exact", "hutchinson")
 
 
 @dataclass(frozen=True, kw_only=True)

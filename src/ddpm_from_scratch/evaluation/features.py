@@ -5,23 +5,21 @@ and maps samples in the network's units, (B, C, H, W) in [-1, 1] or points (B, D
 on the CPU. Networks see images as they would be saved: rounded to 8 bits.
 
 The digit classifier's weights lie beside this file, so that figures of different runs and machines can be
-compared and no run has to train it; `python training/features.py` makes the file anew.
+compared and no run has to train it; `python -m ddpm_from_scratch.evaluation.features` makes the file anew.
 """
 
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..data.datasets import load_digits
 from ..runtime.errors import ConfigError
+from ..words import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL
 
-BUILT_IN_FEATURES = ("pixels", "coordinates", "digit_classifier", "inception")
-# Small, self-supervised, and agrees with people better than Inception does (Stein et al. 2023,
-# arXiv:2306.04675).
-DEFAULT_VISION_MODEL = "facebook/dinov2-small"
 # The covariance of more numbers than these takes minutes and gigabytes.
 MAX_PIXEL_FEATURES = 4096
 _DIGIT_CLASSIFIER = Path(__file__).with_name("digit_classifier.safetensors")
@@ -190,7 +188,7 @@ class MiddleBlockFeatures:
 
     name = "middle_block"
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: ModelMixin):
         self.network = network
         self.description = "channels of the middle of the denoising network itself"
 

@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 
 from ..data.datasets import TrainingData
 from ..density.bound import (
-    ANALYTIC,
     Likelihood,
     VariationalBound,
     merged,
@@ -31,9 +30,9 @@ from ..density.residuals import mean_residuals, smooth_residuals
 from ..measures.plots import bound_chart
 from ..networks.denoiser import Denoiser
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
-from ..process.estimate import LEARNED_VARIANCE_TYPES
 from ..runtime.errors import ConfigError
 from ..runtime.seeds import stream_seed
+from ..words import ANALYTIC, LEARNED_VARIANCE_TYPES
 from .quality import Source, sources
 
 # Samples whose random numbers come from one stream; they are dealt to the processes.

@@ -20,7 +20,8 @@ from ..data.datasets import DIGITS_NAME, TrainingData
 from ..measures.metrics import unit_directions
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, default_num_inference_steps
 from ..runtime.errors import ConfigError
-from .features import DEFAULT_VISION_MODEL, FeatureExtractor, load_features
+from ..words import DEFAULT_VISION_MODEL
+from .features import FeatureExtractor, load_features
 from .figures import Columns, figures, sliced_figures
 from .sampling import Samples, generate, save_picture
 
@@ -87,21 +88,20 @@ def evaluate(
     )  # fmt: skip
     samples = Source(num_samples, lambda indices: made.samples[list(indices)])
     projection = _Projection(data.sample_shape, state.device)
-    extracted = [
-        None
-        if source is None
-        else _extract([projection, *extractors], source, batch_size, on_step, f"features of {what}")
-        for source, what in ((samples, "samples"), (training, "training data"), (held_out, "held-out data"))
-    ]
+
+    def extracted(source: Source, what: str) -> list[torch.Tensor]:
+        return _extract([projection, *extractors], source, batch_size, on_step, f"features of {what}")
+
+    of_samples, of_training = extracted(samples, "samples"), extracted(training, "training data")
+    of_held_out: Sequence[torch.Tensor | None] = [None] * len(of_training)
+    if held_out is not None:
+        of_held_out = extracted(held_out, "held-out data")
     results: dict[str, Any] = {}
     if state.is_main_process:
         results = {"guidance_scale": guidance_scale} if guidance_scale != 1 else {}
         results |= _about(pipeline, data, made, num_inference_steps, seed, batch_size, training, held_out)
         results["features"] = {extractor.name: extractor.description for extractor in extractors}
-        projected, *columns = (
-            Columns(*(None if features is None else features[index] for features in extracted))
-            for index in range(1 + len(extractors))
-        )
+        projected, *columns = map(Columns, of_samples, of_training, of_held_out)
         results |= sliced_figures(projected)
         for extractor, column in zip(extractors, columns, strict=True):
             results |= figures(column.to(state.device), extractor.name)

@@ -22,8 +22,8 @@ import diffusers
 from .. import checks
 from ..schedulers.few_step_profile import HIDDEN_CALIBRATION
 from ..schedulers.scheduler_settings import stock_settings
+from ..words import LAYOUTS
 
-LAYOUTS = ("portable", "remote-code")
 # Class -> the module that defines it; its last part is the name of the file in a component's folder, which
 # repositories of earlier versions have, too.
 CODE_MODULES = {

@@ -30,8 +30,8 @@ from ..schedulers.few_step_profile import (
     timesteps_at,
 )
 from ..schedulers.scheduling_few_step import FewStepScheduler
+from ..words import DEFAULT_NUM_STEPS
 
-DEFAULT_NUM_STEPS = (5, 10, 20)
 # Spacing -> the exponent of `power_timesteps`; "equal-error" is the density's.
 _EXPONENTS = {"trailing": 1.0, "between": 1.5, "quadratic": 2.0}
 SPACINGS = (*_EXPONENTS, "equal-error", "tuned")

@@ -11,8 +11,7 @@ from ..density.bound_terms import bound_coefficients, bound_terms, network_log_v
 from ..networks.denoiser import Denoiser
 from ..process.diffusion import add_noise, check_prediction_type, scales, to_original, training_target
 from ..process.noise_schedules import snr
-
-LOSS_WEIGHTINGS = ("none", "min_snr")
+from ..words import LOSS_WEIGHTINGS
 
 
 def min_snr_weights(alpha_prod_t: torch.Tensor, prediction_type: str, gamma: float = 5.0) -> torch.Tensor:

@@ -8,8 +8,6 @@ import torch
 from .. import checks
 from ..process.timesteps import checked_timesteps
 
-TIMESTEP_SAMPLINGS = ("uniform", "stratified", "loss_aware")
-
 
 def uniform_timesteps(
     batch_size: int,

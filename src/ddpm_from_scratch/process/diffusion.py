@@ -14,19 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 
 from .. import checks
-
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
-
-# The word people often say -> the word that diffusers uses for it.
-PREDICTION_HINTS = {
-    "x0": "A network that predicts x_0 has prediction_type 'sample' in diffusers.",
-    "x_0": "A network that predicts x_0 has prediction_type 'sample' in diffusers.",
-    "original": "A network that predicts x_0 has prediction_type 'sample' in diffusers.",
-    "v": "A network that predicts v has prediction_type 'v_prediction' in diffusers.",
-    "velocity": "A network that predicts v has prediction_type 'v_prediction' in diffusers.",
-    "eps": "A network that predicts the noise has prediction_type 'epsilon' in diffusers.",
-    "noise": "A network that predicts the noise has prediction_type 'epsilon' in diffusers.",
-}
+from ..words import PREDICTION_HINTS, PREDICTION_TYPES
 
 # One coefficient: a number for one timestep, a tensor for many.
 Coefficient = TypeVar("Coefficient", float, torch.Tensor)

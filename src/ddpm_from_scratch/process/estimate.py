@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
+from ..words import LEARNED_VARIANCE_TYPES
 from .diffusion import at_least_float32
-
-LEARNED_VARIANCE_TYPES = ("learned", "learned_range")
 
 
 def split_variance(

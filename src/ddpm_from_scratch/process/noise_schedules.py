@@ -16,14 +16,7 @@ from typing import Any
 
 import torch
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "sigmoid_alpha_bar", "laplace")
-
-# The word people often mean, and the word that diffusers (or this package) uses for it.
-_SCHEDULE_ALIASES = {
-    "cosine": "The cosine schedule of Nichol & Dhariwal (2021) is called 'squaredcos_cap_v2' in diffusers.",
-    "jabri": "The sigmoid schedule of Jabri et al. (2022) is called 'sigmoid_alpha_bar' here.",
-    "quad": "Betas that are linear in their square root are called 'scaled_linear' in diffusers.",
-}
+from ..words import BETA_SCHEDULE_HINTS, BETA_SCHEDULES
 
 
 def linear_betas(num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> torch.Tensor:
@@ -174,7 +167,7 @@ def betas_for_schedule(
         )
     if beta_schedule == "laplace":
         return betas_from_alpha_bar(laplace_alpha_bar, num_train_timesteps, max_beta, normalize=False)
-    hint = _SCHEDULE_ALIASES.get(str(beta_schedule).lower(), "")
+    hint = BETA_SCHEDULE_HINTS.get(str(beta_schedule).lower(), "")
     raise NotImplementedError(
         f"beta_schedule is {beta_schedule!r}, but must be one of {BETA_SCHEDULES}. {hint}".rstrip()
     )

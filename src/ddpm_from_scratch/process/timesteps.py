@@ -9,8 +9,6 @@ import torch
 
 from .. import checks
 
-TIMESTEP_SPACINGS = ("linspace", "leading", "trailing")
-
 # Order of the timesteps of a chain -> what they must do.
 ORDERS = {
     "falling": "be in descending order without repeats, from noisy to clean",

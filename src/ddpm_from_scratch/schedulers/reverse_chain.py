@@ -12,18 +12,8 @@ from typing import NamedTuple
 import torch
 
 from ..process.diffusion import Posterior, Scales, broadcast_to_sample, posterior, scales, step_beta
-from ..process.estimate import LEARNED_VARIANCE_TYPES
 from ..process.timesteps import Chain
-
-ANALYTIC = "analytic"
-VARIANCE_TYPES = (
-    "fixed_small",
-    "fixed_small_log",
-    "fixed_large",
-    "fixed_large_log",
-    *LEARNED_VARIANCE_TYPES,
-    ANALYTIC,
-)
+from ..words import ANALYTIC
 
 # The smallest variance, so that its logarithm exists; diffusers' value.
 _MIN_VARIANCE = 1e-20

@@ -10,15 +10,13 @@ import torch
 from diffusers import DDPMScheduler
 
 from .. import checks
-from ..process.diffusion import PREDICTION_HINTS, PREDICTION_TYPES
 from ..process.noise_schedules import (
     alphas_cumprod_from_betas,
     betas_for_schedule,
     given_betas,
     rescale_zero_terminal_snr,
 )
-from ..process.timesteps import TIMESTEP_SPACINGS
-from .reverse_chain import ANALYTIC, VARIANCE_TYPES
+from ..words import ANALYTIC, PREDICTION_HINTS, PREDICTION_TYPES, TIMESTEP_SPACINGS, VARIANCE_TYPES
 
 _BETA_RANGE_KEYS = ("beta_start", "beta_end", "scale_betas_by_length")
 _SIGMOID_KEYS = ("sigmoid_start", "sigmoid_end", "sigmoid_tau")

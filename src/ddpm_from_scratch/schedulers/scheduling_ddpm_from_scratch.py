@@ -18,9 +18,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .. import checks
 from ..process.diffusion import LinearStep, learned_log_variance, posterior_mean
-from ..process.estimate import LEARNED_VARIANCE_TYPES
 from ..process.timesteps import check_one_given, checked_timesteps, spaced_timesteps
-from .reverse_chain import VARIANCE_TYPES, ReverseChain, Step
+from ..words import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
+from .reverse_chain import ReverseChain, Step
 from .scheduler_base import FromScratchScheduler, settings_named, standard_normal
 from .scheduler_settings import stock_settings
 

@@ -9,13 +9,13 @@ from ..hub.cards import calibrated_timesteps, layout_of, model_card, usage
 from ..runtime.errors import ConfigError
 from ..runtime.storage import replace_file
 from ..schedulers.few_step_profile import default_num_steps
-from ..training.config import POINT_DATASETS
+from ..words import POINT_DATASET_NAMES
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 # What is known of the licences of the built-in data.
 _DATA_LICENSES = {
     "digits": "CC BY 4.0 (Alpaydin & Kaynak 1998, UCI Machine Learning Repository; scikit-learn's copy)",
-} | dict.fromkeys(POINT_DATASETS, "none: the points are drawn from a formula")
+} | dict.fromkeys(POINT_DATASET_NAMES, "none: the points are drawn from a formula")
 # What a run writes into results.json, and a card says.
 _RECORDED = {"config", "data", "evaluation", "command"}
 

@@ -21,8 +21,8 @@ from ..hub.safe_loading import fetch
 from ..networks.models import sample_shape
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..process.diffusion import Scales, to_original
-from ..process.estimate import LEARNED_VARIANCE_TYPES
 from ..runtime.errors import ConfigError, UploadError
+from ..words import LEARNED_VARIANCE_TYPES
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 TEMPLATE = Path(__file__).with_name("page")

@@ -15,7 +15,7 @@ from ddpm_from_scratch.density.bound import merged, variational_bound, variation
 from ddpm_from_scratch.density.flow import flow_likelihood
 from ddpm_from_scratch.density.residuals import residual_curve, smooth_residuals
 from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
-from ddpm_from_scratch.schedulers.reverse_chain import VARIANCE_TYPES
+from ddpm_from_scratch.words import VARIANCE_TYPES
 from likelihood import (
     digit_means,
     exact_scheduler,
