@@ -3,7 +3,8 @@
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ddpm_from_scratch.training.config import ALLOWED, FREE, TrainingConfig
+from ddpm_from_scratch.runtime.cli import ALLOWED, FREE
+from ddpm_from_scratch.training.config import TrainingConfig
 
 INTRODUCTION = (
     "Printed by `python docs/make_flags.py` from the one dataclass that defines them, as is "

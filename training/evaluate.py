@@ -13,66 +13,28 @@ run's own results.json and card get it, too. --num_samples 0 measures it alone.
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler
-from ddpm_from_scratch.data.datasets import TrainingData, load_training_data
-from ddpm_from_scratch.data.images import DataError
-from ddpm_from_scratch.evaluation.features import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL
-from ddpm_from_scratch.evaluation.figures import format_results
-from ddpm_from_scratch.evaluation.held_out_likelihood import CHART, held_out_likelihood, in_words
-from ddpm_from_scratch.evaluation.quality import evaluate, write_results
-from ddpm_from_scratch.evaluation.saved_pipelines import (
+from ddpm_from_scratch.evaluation.settings import (
     add_data_flags,
     add_network_flags,
+    check_numbers,
     data_config,
-    find_processes,
-    load_pipeline_and_data,
 )
 from ddpm_from_scratch.runtime.cli import OneLineErrors
 from ddpm_from_scratch.runtime.errors import ConfigError, exit_status
-from ddpm_from_scratch.sharing.card import add_likelihood
-from ddpm_from_scratch.training.config import BUILT_IN_DATASETS, TrainingConfig
+from ddpm_from_scratch.words import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL, SAMPLER_NAMES
 
-SCHEDULERS = {"few_step": FewStepScheduler, "ddpm": DDPMFromScratchScheduler}
-
-
-def load_reference(
-    config: TrainingConfig, folder: str | None, split: str | None, shape: tuple[int, ...]
-) -> TrainingData | None:
-    """Return held-out images, read as the training images of a configuration are; None if none are given.
-
-    Args:
-        config: of the training data.
-        folder: of held-out images, in place of the data set.
-        split: of the folder or data set; of a folder, "train" if not given.
-        shape: (C, H, W) of the images.
-
-    Raises:
-        ConfigError: no such folder or split, or images that cannot be read.
-    """
-    if folder is None and split is None:
-        return None
-    if config.dataset_name in BUILT_IN_DATASETS:
-        raise ConfigError(f"{config.dataset_name!r} has a held-out part of its own: give no reference.")
-    if folder is not None and not Path(folder).is_dir():
-        raise ConfigError(f"--reference_data_dir is {folder!r}, but there is no such folder.")
-    changes: dict[str, Any] = {"dataset_split": split or "train", "label_column": None}
-    if folder is not None:
-        changes |= {"train_data_dir": folder, "dataset_name": None, "dataset_config_name": None}
-    try:
-        return load_training_data(replace(config, **changes), shape[1], shape[0])
-    except DataError as error:
-        raise ConfigError(f"the reference images cannot be used: {error}") from error
+# Flags that go with --likelihood, and the smallest value of each.
+_OF_LIKELIHOOD = {
+    "likelihood_samples": 1, "likelihood_terms": 1, "likelihood_flow": 1, "likelihood_first_timestep": 0,
+}  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command; the data have the flags of train.py."""
-    parser = OneLineErrors(
-        prog="evaluate.py", description="Measure the quality of a saved pipeline.", allow_abbrev=False
-    )
+    parser = OneLineErrors("evaluate.py", "Measure the quality of a saved pipeline.")
     parser.add_argument("pipeline", help="folder or Hub id of a pipeline")
     add_data_flags(parser)
     held_out = parser.add_argument_group("held-out data")
@@ -95,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     how.add_argument(
         "--scheduler",
-        choices=SCHEDULERS,
+        choices=SAMPLER_NAMES,
         help="few_step, or ddpm for ancestral sampling; the pipeline's if not given",
     )
     add_network_flags(how)
@@ -124,42 +86,62 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def output_folder(args: argparse.Namespace) -> Path:
+    """Return the folder that the figures go to.
+
+    Raises:
+        ConfigError: none was given for a pipeline of the Hub, or it is the pipeline's own.
+    """
+    if args.output_dir is None:
+        if not Path(args.pipeline).is_dir():
+            raise ConfigError(
+                f"pipeline is {args.pipeline!r}, but there is no such folder; for one of the Hub, user/name, "
+                "give --output_dir, where the figures go."
+            )
+        return Path(args.pipeline) / "evaluation"
+    if args.output_dir.resolve() == Path(args.pipeline).resolve():
+        raise ConfigError(
+            f"--output_dir is {str(args.output_dir)!r}, the pipeline's own folder, whose results.json is "
+            "that of its training: leave it out, and evaluation/ in it is used."
+        )
+    return args.output_dir
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ConfigError for numbers out of range, or flags that do not go together."""
+    for name in _OF_LIKELIHOOD:
+        if getattr(args, name) and not args.likelihood:
+            raise ConfigError(f"--{name} is {getattr(args, name)}, but goes with --likelihood: add that.")
+    check_numbers(args, num_samples=0, num_inference_steps=1, **_OF_LIKELIHOOD)
+    if not (args.num_samples or args.likelihood):
+        raise ConfigError("--num_samples is 0 and --likelihood is not given: there is nothing to measure.")
+
+
 def run(args: argparse.Namespace) -> None:
     """Evaluate as the command line says; print the figures and write them to the output folder.
 
     Raises:
         ConfigError: anything the user can mend.
     """
-    output_dir = args.output_dir
-    if output_dir is None:
-        if not Path(args.pipeline).is_dir():
-            raise ConfigError(
-                f"pipeline is {args.pipeline!r}, but there is no such folder; for one of the Hub, user/name, "
-                "give --output_dir, where the figures go."
-            )
-        output_dir = Path(args.pipeline) / "evaluation"
-    elif output_dir.resolve() == Path(args.pipeline).resolve():
-        raise ConfigError(
-            f"--output_dir is {str(output_dir)!r}, the pipeline's own folder, whose results.json is that of "
-            "its training: leave it out, and evaluation/ in it is used."
-        )
+    output_dir = output_folder(args)
+    check(args)
     config = data_config(args)
-    for name in ("likelihood_samples", "likelihood_terms", "likelihood_flow", "likelihood_first_timestep"):
-        value, least = getattr(args, name), 0 if name == "likelihood_first_timestep" else 1
-        if value and not args.likelihood:
-            raise ConfigError(f"--{name} is {value}, but goes with --likelihood: add that.")
-        if value is not None and value < least:
-            raise ConfigError(f"--{name} is {value}, but must be at least {least}.")
-    if args.num_inference_steps is not None and args.num_inference_steps < 1:
-        raise ConfigError(f"--num_inference_steps is {args.num_inference_steps}, but must be at least 1.")
-    if not (args.num_samples or args.likelihood):
-        raise ConfigError("--num_samples is 0 and --likelihood is not given: there is nothing to measure.")
+    reference_config = config.of_reference(args.reference_data_dir, args.reference_split)
+    # Not before the flags are checked: torch takes seconds to load.
+    from ddpm_from_scratch.data.datasets import load_reference
+    from ddpm_from_scratch.evaluation.figures import format_results
+    from ddpm_from_scratch.evaluation.held_out_likelihood import CHART, held_out_likelihood, in_words
+    from ddpm_from_scratch.evaluation.quality import evaluate, write_results
+    from ddpm_from_scratch.evaluation.saved_pipelines import find_processes, load_pipeline_and_data
+    from ddpm_from_scratch.sharing.card import add_likelihood
+
     state = find_processes()
-    pipeline, data = load_pipeline_and_data(args, config)
+    pipeline, data = load_pipeline_and_data(
+        args.pipeline, config, cache_dir=args.cache_dir, mixed_precision=args.mixed_precision,
+        sampler=args.scheduler,
+    )  # fmt: skip
     assert data is not None
-    if args.scheduler is not None:
-        pipeline.scheduler = SCHEDULERS[args.scheduler].from_config(pipeline.scheduler.config)
-    reference = load_reference(config, args.reference_data_dir, args.reference_split, data.sample_shape)
+    reference = load_reference(reference_config, data.sample_shape)
     results: dict[str, Any] = {}
     if args.num_samples:
         results = evaluate(

@@ -10,15 +10,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddpm_from_scratch.runtime.cli import OneLineErrors
+from ddpm_from_scratch.runtime.cli import Bounds, OneLineErrors
 from ddpm_from_scratch.runtime.errors import exit_status
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = OneLineErrors(
-        prog="make_space.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneLineErrors("make_space.py", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="repository's id, or the folder of a pipeline")
     parser.add_argument(
         "--output_dir", help="folder for the page; the model's name and '-space' if not given"
@@ -39,7 +37,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         RunError: anything the user can mend.
     """
+    Bounds(least=1).check("num_inference_steps", args.num_inference_steps)
     # Not before the flags are checked: torch takes seconds to load.
+    from ddpm_from_scratch.hub.upload import push_space
     from ddpm_from_scratch.sharing.publish import hub_errors
     from ddpm_from_scratch.sharing.space import make_space
 
@@ -48,8 +48,6 @@ def run(args: argparse.Namespace) -> None:
     if args.space_id is None:
         print(f"saved to {output_dir}; look at it with: python -m http.server --directory {output_dir}")
         return
-    from ddpm_from_scratch.hub.upload import push_space
-
     with hub_errors():
         url = push_space(output_dir, args.space_id, private=args.private, token=args.token)
     print(f"pushed to {url}")

@@ -15,9 +15,7 @@ from ddpm_from_scratch.runtime.errors import exit_status
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = OneLineErrors(
-        prog="publish.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneLineErrors("publish.py", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="folder with a pipeline, such as the --output_dir of a run")
     parser.add_argument("--repo_id", help="user/name, or name for the token's user; else the folder's name")
     parser.add_argument("--private", action="store_true", help="create the repository private")

@@ -25,12 +25,6 @@ WINGS = (
 LEVELS = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
 ONLY_FOR_TRAINING = {"accelerate", "datasets", "transformers", "sklearn", "yaml", "tqdm"}
 WITH_TRAINING = ("runtime", "data", "evaluation", "sharing", "training")
-# To be mended: modules of the data and of evaluation that read the settings of a training run.
-READ_TRAINING_SETTINGS = (
-    "data.datasets",
-    "evaluation.saved_pipelines",
-    "sharing.card",
-)
 
 
 def _dotted(path):
@@ -78,8 +72,7 @@ def parsed(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_down(name):
-    allowed = ["training.config"] if name in READ_TRAINING_SETTINGS else []
-    assert wrong_imports(name, parsed(name)) == allowed
+    assert not wrong_imports(name, parsed(name))
 
 
 def test_modules_of_a_wing_import_each_other_one_way():

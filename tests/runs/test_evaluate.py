@@ -14,6 +14,7 @@ import evaluate
 from common import ROOT, seeded
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
 from ddpm_from_scratch.data.datasets import load_digits
+from ddpm_from_scratch.evaluation import quality
 from ddpm_from_scratch.evaluation.figures import Columns, figures, format_results, metric_names
 from ddpm_from_scratch.evaluation.sampling import generate
 from ddpm_from_scratch.measures import metrics
@@ -52,14 +53,15 @@ import torch; torch.set_num_threads(1)
 from accelerate import PartialState
 import evaluate
 from ddpm_from_scratch import DDPMFromScratchPipeline
+from ddpm_from_scratch.evaluation import quality
 from ddpm_from_scratch.evaluation.sampling import generate
 state = PartialState(cpu=True)
 pipeline = DDPMFromScratchPipeline.from_pretrained({str(digits_pipeline)!r})
 sizes, steps, results = [], [], []
 pipeline.unet.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
 made = generate(pipeline, 10, batch_size=4, num_inference_steps=5, seed=3, on_step=lambda: steps.append(1))
-whole = evaluate.evaluate
-evaluate.evaluate = lambda *args, **options: results.append(whole(*args, **options)) or results[0]
+whole = quality.evaluate
+quality.evaluate = lambda *args, **options: results.append(whole(*args, **options)) or results[0]
 status = evaluate.main([{str(digits_pipeline)!r}, *{FLAGS!r}, "--output_dir={folder}"])
 torch.save(dict(num_processes=state.num_processes, sizes=sizes, steps=len(steps), samples=made.samples,
                 evaluations=made.evaluations_per_sample, status=status, results=results[0]),
@@ -264,14 +266,14 @@ def test_digits_are_judged_by_a_classifier_that_knows_them(tiny_run):
 
 
 def test_half_precision_is_inside_the_network_alone(digits_pipeline, tmp_path, monkeypatch):
-    inside, outside, whole = set(), set(), evaluate.evaluate
+    inside, outside, whole = set(), set(), quality.evaluate
 
     def watched(pipeline, data, **options):
         pipeline.unet.mid_block.register_forward_hook(lambda *_: inside.add(_[-1].dtype))
         pipeline.unet.register_forward_hook(lambda *_: outside.add(_[-1].sample.dtype))
         return whole(pipeline, data, **options)
 
-    monkeypatch.setattr(evaluate, "evaluate", watched)
+    monkeypatch.setattr(quality, "evaluate", watched)
     flags = [str(digits_pipeline), "--dataset_name=digits", "--features=pixels", "--num_samples=8"]
     flags += ["--num_inference_steps=2", "--mixed_precision=bf16", f"--output_dir={tmp_path}"]
     assert evaluate.main(flags) == 0
@@ -393,4 +395,4 @@ def test_stream_and_too_few_images_are_refused_before_anything_is_sampled(tmp_pa
     ):
         data = load_training_data(TrainingConfig(**options, **more), 16, 3)
         with pytest.raises(ValueError, match=message):
-            evaluate.evaluate(None, data, num_samples=8)
+            quality.evaluate(None, data, num_samples=8)

@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 
 from ..networks.toy_data import POINT_DATASETS
 from ..runtime.privacy import without_folders
-from ..training.config import TrainingConfig
 from .images import IMAGE_MODES, Augmentation, BadImages, DataError, Decoder
 from .order import Batch, ImageStream, PositionDataset, load_batches, positions_of
+from .settings import DataConfig
 
 # Decoded images are kept in memory up to this size.
 MAX_BYTES_IN_MEMORY = 4 * 2**30
@@ -105,7 +105,7 @@ def load_digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
     return images[train], labels[train], images[held_out], labels[held_out]
 
 
-def load_training_data(config: TrainingConfig, resolution: int | None, channels: int | None) -> TrainingData:
+def load_training_data(config: DataConfig, resolution: int | None, channels: int | None) -> TrainingData:
     """Return the data that a configuration names, checked and, where they fit, decoded into memory.
 
     Args:
@@ -134,7 +134,25 @@ def load_training_data(config: TrainingConfig, resolution: int | None, channels:
     return _image_data(config, resolution or 64, channels)
 
 
-def _digits_data(config: TrainingConfig, resolution: int | None, channels: int | None) -> TrainingData:
+def load_reference(config: DataConfig | None, shape: tuple[int, ...]) -> TrainingData | None:
+    """Return held-out images in the size of the training images; None if none are given.
+
+    Args:
+        config: see `DataConfig.of_reference`.
+        shape: (C, H, W) of the images.
+
+    Raises:
+        DataError: images that cannot be read.
+    """
+    if config is None:
+        return None
+    try:
+        return load_training_data(config, shape[1], shape[0])
+    except DataError as error:
+        raise DataError(f"the reference images cannot be used: {error}") from error
+
+
+def _digits_data(config: DataConfig, resolution: int | None, channels: int | None) -> TrainingData:
     if (resolution or 8) != 8 or (channels or 1) != 1:
         raise DataError(
             f"the digits have --resolution 8 and --channels 1, got {resolution or 8} and {channels or 1}; "
@@ -160,7 +178,7 @@ def _digits_data(config: TrainingConfig, resolution: int | None, channels: int |
     )
 
 
-def _load_rows(config: TrainingConfig) -> Any:
+def _load_rows(config: DataConfig) -> Any:
     """Return the rows of an image folder or a data set, images not decoded."""
     import datasets
 
@@ -179,7 +197,7 @@ def _load_rows(config: TrainingConfig) -> Any:
             return datasets.load_dataset(
                 "imagefolder", data_dir=str(folder), streaming=config.streaming, **options
             )
-        assert config.dataset_name is not None  # TrainingConfig has checked it
+        assert config.dataset_name is not None  # DataConfig has checked it
         if (Path(config.dataset_name) / "state.json").is_file():
             rows = datasets.load_from_disk(config.dataset_name)
             return rows.to_iterable_dataset() if config.streaming else rows
@@ -204,7 +222,7 @@ def _check_column(rows: Any, column: str, flag: str) -> None:
         raise DataError(f"{flag} is {column!r}, but the data set has the columns {', '.join(columns)}.")
 
 
-def _image_data(config: TrainingConfig, resolution: int, channels: int | None) -> TrainingData:
+def _image_data(config: DataConfig, resolution: int, channels: int | None) -> TrainingData:
     import datasets
 
     rows = _load_rows(config)
@@ -281,8 +299,9 @@ def _label_reader(rows: Any, column: str) -> tuple[Any, int]:
     """Return a function from a label value to 0..n-1, and n."""
     feature = (rows.features or {}).get(column)
     values: Sequence[Any]
-    if hasattr(feature, "num_classes"):
-        values = range(feature.num_classes)
+    num_classes = getattr(feature, "num_classes", None)
+    if num_classes is not None:
+        values = range(num_classes)
     elif hasattr(rows, "num_rows"):
         try:
             values = sorted(set(rows[column]))

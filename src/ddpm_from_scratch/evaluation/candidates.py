@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..data.datasets import DIGITS_NAME, TrainingData
-from ..learning.calibration import DEFAULT_NUM_STEPS, Candidate, calibrate
+from ..learning.calibration import Candidate, calibrate
 from ..measures.metrics import frechet_distance, projected_wasserstein, sorted_columns, unit_directions
 from ..networks.denoiser import Denoiser
 from ..networks.models import sample_shape
@@ -21,9 +21,11 @@ from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError, NonFiniteError, Stopped
 from ..runtime.seeds import stream_seed
 from ..schedulers.scheduling_few_step import FewStepScheduler
+from ..words import DEFAULT_NUM_STEPS
 from .features import FeatureExtractor, MiddleBlockFeatures, load_features
 from .quality import default_features, sources
 from .sampling import count_classes
+from .settings import check_calibration
 
 # Of a larger set, so many training samples are compared with.
 _MOST_COMPARED = 10_000
@@ -69,6 +71,33 @@ def distance_from(data: TrainingData, extractor: FeatureExtractor) -> Callable[[
     return distance
 
 
+def format_candidates(candidates: Sequence[Candidate], calibration: dict[str, Any]) -> str:
+    """Return the best of each spacing for each number of steps, and which was chosen (*).
+
+    Rows compare if as many samples were made.
+
+    Args:
+        candidates: all that were judged.
+        calibration: what was chosen of them.
+    """
+    columns = {"steps": 5, "spacing": 12, "last": 5, "tau": 5, "noise t": 8, "scale": 5, "samples": 7}
+    lines = [" ".join(f"{name:>{width}}" for name, width in (columns | {"distance": 9}).items())]
+    for count, entry in calibration.get("steps", {}).items():
+        of_count = [one for one in candidates if len(one.plan.timesteps) == int(count)]
+        best = {}
+        for one in sorted(of_count, key=lambda one: (one.num_samples, -one.distance)):
+            best[one.spacing] = one  # the last is the best of those judged by the most samples
+        for one in sorted(best.values(), key=lambda one: (-one.num_samples, one.distance)):
+            plan = one.plan
+            between = "all" if plan.noise_interval is None else "{}-{}".format(*plan.noise_interval)
+            chosen = " *" if plan.entry() == entry else ""
+            lines.append(
+                f"{count:>5} {one.spacing:>12} {plan.timesteps[-1]:>5} {plan.noise_level:>5.2f} "
+                f"{between:>8} {plan.noise_scale:>5.2f} {one.num_samples:>7} {one.distance:>9.4f}{chosen}"
+            )
+    return "\n".join(lines)
+
+
 def calibrate_pipeline(
     pipeline: DDPMFromScratchPipeline,
     data: TrainingData | None,
@@ -104,14 +133,7 @@ def calibrate_pipeline(
         NonFiniteError: a network whose estimates are not finite.
         Stopped: `stop_requested` said so.
     """
-    num_train_timesteps = len(pipeline.scheduler.alphas_cumprod)
-    wrong = [count for count in num_steps if not 1 <= count <= num_train_timesteps]
-    if wrong or num_samples < 2:
-        raise ConfigError(
-            f"a number of steps is {wrong[0]}, but must be in 1..{num_train_timesteps}."
-            if wrong
-            else f"the samples of a candidate are {num_samples}, but must be at least 2."
-        )
+    check_calibration(num_steps, num_samples, len(pipeline.scheduler.alphas_cumprod))
     state = PartialState()
     candidates: list[Candidate] = []
 

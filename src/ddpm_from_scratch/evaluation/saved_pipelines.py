@@ -1,9 +1,8 @@
-"""A saved pipeline and the data it was trained on, from the command lines of evaluate.py and calibrate.py."""
+"""A saved pipeline and the data it was trained on, for evaluate.py and calibrate.py."""
 
-import argparse
 import os
-from dataclasses import fields
-from typing import Any
+import shutil
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -11,55 +10,18 @@ from accelerate.utils import parse_flag_from_env
 from accelerate.utils.operations import convert_outputs_to_fp32
 
 from ..data.datasets import TrainingData, load_training_data
+from ..data.settings import DataConfig
+from ..hub.cards import layout_of
 from ..networks.models import sample_shape
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.cpu import keep_large_allocations
 from ..runtime.errors import ConfigError
-from ..training.config import TrainingConfig
+from ..runtime.storage import commit_files, disk_errors_named, temporary_folder
+from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
+from ..schedulers.scheduling_few_step import FewStepScheduler
 from .sampling import count_classes
 
-_DATA_FLAGS = (
-    "dataset_name", "dataset_config_name", "dataset_split", "train_data_dir", "image_column", "label_column",
-    "resolution", "channels", "cache_dir", "center_crop",
-)  # fmt: skip
-
-
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of train.py that say what the training data are."""
-    group = parser.add_argument_group("training data, as in train.py")
-    for item in fields(TrainingConfig):
-        if item.name in _DATA_FLAGS:
-            kind = int if item.name in ("resolution", "channels") else str
-            options: dict[str, Any] = {"type": kind, "default": item.default}
-            if item.name == "center_crop":
-                options = {"action": "store_true"}
-            group.add_argument(f"--{item.name}", help=item.metadata["help"], **options)
-
-
-def add_network_flags(group: Any) -> None:
-    """Add the flags of sampling that do not depend on the scheduler."""
-    group.add_argument("--batch_size", type=int, default=250, help="samples of one batch; default 250")
-    group.add_argument(
-        "--guidance_scale", type=float, default=1.0, help="classifier-free guidance; default 1, none"
-    )
-    group.add_argument("--seed", type=int, default=0, help="seed of the samples; default 0")
-    group.add_argument(
-        "--mixed_precision",
-        choices=("no", "fp16", "bf16"),
-        default="no",
-        help="precision of the network; default no",
-    )
-
-
-def data_config(args: argparse.Namespace) -> TrainingConfig:
-    """Return the configuration of a run on the data of a command line.
-
-    Raises:
-        ConfigError: a setting out of range.
-    """
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch_size is {args.batch_size}, but must be at least 1.")
-    return TrainingConfig(seed=args.seed, **{name: getattr(args, name) for name in _DATA_FLAGS})
+SAMPLERS = {"few_step": FewStepScheduler, "ddpm": DDPMFromScratchScheduler}
 
 
 def find_processes() -> PartialState:
@@ -79,7 +41,7 @@ def find_processes() -> PartialState:
     return state
 
 
-def _data_of(pipeline: DDPMFromScratchPipeline, config: TrainingConfig) -> TrainingData:
+def _data_of(pipeline: DDPMFromScratchPipeline, config: DataConfig) -> TrainingData:
     shape = sample_shape(pipeline.unet)
     is_image = len(shape) == 3
     data = load_training_data(
@@ -101,23 +63,57 @@ def _data_of(pipeline: DDPMFromScratchPipeline, config: TrainingConfig) -> Train
 
 
 def load_pipeline_and_data(
-    args: argparse.Namespace, config: TrainingConfig | None
+    name: str,
+    config: DataConfig | None,
+    *,
+    cache_dir: str | None = None,
+    mixed_precision: str = "no",
+    sampler: str | None = None,
 ) -> tuple[DDPMFromScratchPipeline, TrainingData | None]:
-    """Return the pipeline of a command line, on the device and in the precision to run in, and its data.
+    """Return a pipeline on the device and in the precision to run in, and the data of a configuration.
 
-    Without a configuration there are no data.
+    Args:
+        name: folder or Hub id of the pipeline.
+        config: of its training data; without one there are no data.
+        cache_dir: folder for downloaded pipelines.
+        mixed_precision: of the network: "no", "fp16" or "bf16".
+        sampler: "few_step" or "ddpm", in place of the pipeline's own.
 
     Raises:
         ConfigError: data that do not go with the pipeline.
     """
-    pipeline = DDPMFromScratchPipeline.from_pretrained(args.pipeline, cache_dir=args.cache_dir)
+    pipeline = DDPMFromScratchPipeline.from_pretrained(name, cache_dir=cache_dir)
     data = None if config is None else _data_of(pipeline, config)
     device = PartialState().device
     pipeline.to(device)
     if device.type == "cpu":
         keep_large_allocations()
-    if args.mixed_precision != "no":
-        precision = {"fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
+    if mixed_precision != "no":
+        precision = {"fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
         autocast = torch.autocast(device.type, precision)
         pipeline.unet.forward = convert_outputs_to_fp32(autocast(pipeline.unet.forward))
+    if sampler is not None:
+        pipeline.scheduler = SAMPLERS[sampler].from_config(pipeline.scheduler.config)
     return pipeline, data
+
+
+def save_scheduler(pipeline: DDPMFromScratchPipeline, folder: Path) -> None:
+    """Replace the scheduler of a saved pipeline, and what depends on it; the weights stay as they are.
+
+    Raises:
+        ConfigError: a scheduler that cannot be saved in the layout of the folder.
+        StorageError: the disk is full or fails.
+    """
+    with disk_errors_named(folder):
+        temporary = temporary_folder(folder / "calibrated")
+        try:
+            pipeline.save_pretrained(temporary, layout=layout_of(folder))
+        except ValueError as error:
+            shutil.rmtree(temporary)
+            raise ConfigError(str(error)) from error
+        shutil.rmtree(temporary / "unet")
+        written = {path.name for path in (temporary / "scheduler").iterdir()}
+        commit_files(temporary, folder, last="model_index.json")
+        for path in (folder / "scheduler").glob("*.py"):  # the code of the scheduler before
+            if path.name not in written:
+                path.unlink()

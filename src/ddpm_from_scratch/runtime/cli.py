@@ -1,14 +1,249 @@
-"""Command lines whose errors are one line."""
+"""Command lines: flags made from the fields of a dataclass, a file with the same names, errors of one line.
+
+A field made by `flag` holds all that is to know of a setting: its default, its help, its bounds, and what a
+resumed run may do with it. A `Literal` says which words it may be. Nothing here loads torch, so that a wrong
+flag is answered at once.
+"""
 
 import argparse
+import dataclasses
+import difflib
+import math
+import re
 import sys
-from typing import NoReturn
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+
+from .errors import ConfigError
+
+Settings = TypeVar("Settings")
+
+# What may differ when a run is resumed.
+FREE, ALLOWED, FIXED = "free", "with --allow_recipe_change", "never"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Where a number may be; it is finite in any case.
+
+    Args:
+        least: the smallest.
+        most: the largest.
+        above: a number that it is larger than, in place of `least`.
+        below: a number that it is smaller than, in place of `most`.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def check(self, name: str, value: float | None) -> None:
+        """Raise ConfigError if a setting is out of bounds; None, for a setting that is not given, is not."""
+        if value is None:
+            return
+        inside = (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+        if not inside:
+            raise ConfigError(f"--{name} is {value}, but must be {self._in_words(isinstance(value, int))}.")
+
+    def _in_words(self, is_integer: bool) -> str:
+        low = self.above if self.least is None else self.least
+        high = self.below if self.most is None else self.most
+        if low is not None and high is not None:
+            opening, closing = "[" if self.above is None else "(", "]" if self.below is None else ")"
+            return f"{'inside' if opening + closing == '()' else 'in'} {opening}{low:g}, {high:g}{closing}"
+        sides = {"of at least": self.least, "above": self.above, "of at most": self.most, "below": self.below}
+        words = " ".join(f"{word} {side:g}" for word, side in sides.items() if side is not None)
+        return words.removeprefix("of ") if is_integer else f"a finite number {words}".rstrip()
+
+
+def flag(
+    default: Any,
+    help: str,
+    *,
+    on_resume: str = FIXED,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Return the field of a setting.
+
+    Args:
+        default: its value if it is not given.
+        help: one sentence on what it does.
+        on_resume: whether a resumed run may have another value: FREE, ALLOWED or FIXED.
+        least: see `Bounds`.
+        most: likewise.
+        above: likewise.
+        below: likewise.
+    """
+    about = {"help": help, "on_resume": on_resume, "bounds": Bounds(least, most, above, below)}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def check_bounds(settings: Any) -> None:
+    """Raise ConfigError for the first number of a dataclass that is outside the bounds of its field."""
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            item.metadata["bounds"].check(item.name, value)
 
 
 class OneLineErrors(argparse.ArgumentParser):
-    """A parser whose errors are one line and exit status 2."""
+    """A parser whose errors are one line and exit status 2, with the nearest flag for an unknown one.
+
+    Args:
+        prog: name of the command.
+        description: what it does.
+        options: others of argparse's parser.
+    """
+
+    def __init__(self, prog: str, description: str | None = None, **options: Any):
+        super().__init__(prog=prog, description=description, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit."""
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         sys.exit(2)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the values of a command line."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = re.findall(r"--\w+", self.format_usage())
+            close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see --help for the flags."
+            self.error(f"unknown argument {unknown[0]!r}; {hint}")
+        return found
+
+
+def _truth(text: str) -> bool:
+    """Return what a word says of a switch."""
+    words = {"yes": True, "true": True, "t": True, "y": True, "1": True}
+    words |= {"no": False, "false": False, "f": False, "n": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false.")
+    return words[text.lower()]
+
+
+def kind_of(hint: Any) -> Any:
+    """Return the type of a setting that may also be None."""
+    if get_origin(hint) is Literal or not get_args(hint):
+        return hint
+    (kind,) = (option for option in get_args(hint) if option is not type(None))
+    return kind
+
+
+def add_flags(
+    parser: Any,
+    settings: type,
+    names: Collection[str] | None = None,
+    *,
+    alone: bool = False,
+) -> None:
+    """Add the flags of a dataclass to a parser or a group of one.
+
+    A flag may be spelled with hyphens, too. A switch is `--flag`, `--flag=true` or `--flag=false`, and
+    `--no_flag` if it is on by default.
+
+    Args:
+        parser: to add to.
+        settings: a dataclass whose fields are made by `flag`.
+        names: of the fields; all if not given.
+        alone: a switch stands alone, for commands whose next word may be something else than its value.
+    """
+    hints = get_type_hints(settings)
+    for item in dataclasses.fields(settings):
+        if names is not None and item.name not in names:
+            continue
+        kind = kind_of(hints[item.name])
+        options: dict[str, Any] = {
+            "default": item.default,
+            "help": item.metadata["help"].replace("%", "%%"),
+            "dest": item.name,
+        }
+        if get_origin(kind) is Literal:
+            options["choices"] = get_args(kind)
+        elif kind is bool and alone:
+            options["action"] = "store_true"
+        elif kind is bool:
+            options |= {"type": _truth, "nargs": "?", "const": True, "metavar": "true|false"}
+        else:
+            options["type"] = kind
+        parser.add_argument(*_spellings(item.name), **options)
+        if kind is bool and item.default is True:
+            parser.add_argument(
+                *_spellings(f"no_{item.name}"), action="store_false", dest=item.name,
+                default=argparse.SUPPRESS, help=f"Turn --{item.name} off.",
+            )  # fmt: skip
+
+
+def _spellings(name: str) -> list[str]:
+    return sorted({f"--{name}", f"--{name.replace('_', '-')}"}, reverse=True)  # with underscores first
+
+
+def _flags_of_file(path: str, settings: type, parser: OneLineErrors) -> list[str]:
+    """Return the settings of a YAML file as command-line flags, so that both are checked alike."""
+    import yaml
+
+    try:
+        given = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        parser.error(f"--config {path!r} cannot be read: {error.strerror}.")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"--config {path!r} is not valid YAML: {' '.join(str(error).split())}.")
+    if not isinstance(given, dict):
+        parser.error(f"--config {path!r} must hold 'name: value' lines.")
+    hints = get_type_hints(settings)
+    names = [item.name for item in dataclasses.fields(settings)]
+    flags: list[str] = []
+    for name, value in given.items():
+        if name not in names:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "see --help for the names."
+            parser.error(f"--config {path!r} has an unknown setting {name!r}; {hint}")
+        if value is False and "no" in get_args(kind_of(hints[name])):
+            value = "no"  # YAML reads a bare no as false
+        if isinstance(value, (dict, list)):
+            parser.error(f"--config {path!r}: {name} must be one value, got {value!r}.")
+        if value is not None:
+            flags.append(f"--{name}={value}")
+    return flags
+
+
+def parse_settings(
+    settings: type[Settings], prog: str, description: str, argv: Sequence[str] | None = None
+) -> Settings:
+    """Return the dataclass of a command line; print one line and exit with status 2 if it cannot be used.
+
+    `--config` names a YAML file with any of the settings; flags win over it.
+
+    Args:
+        settings: a dataclass whose fields are made by `flag`.
+        prog: name of the command.
+        description: what it does.
+        argv: the flags; those of this process if not given.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = OneLineErrors(prog, description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add_flags(parser, settings)
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="File with any of these settings; flags win over it."
+    )
+    config_only = OneLineErrors(prog, add_help=False)
+    config_only.add_argument("--config")
+    file = config_only.parse_known_args(argv)[0].config
+    from_file = _flags_of_file(file, settings, parser) if file else []
+    found = vars(parser.parse_args([*from_file, *argv]))
+    try:
+        return settings(**{name: value for name, value in found.items() if name != "config"})
+    except ConfigError as error:
+        parser.error(str(error))

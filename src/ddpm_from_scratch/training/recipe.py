@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from ..runtime.cli import ALLOWED, FIXED
 from ..runtime.errors import ConfigError
-from .config import ALLOWED, FIXED, ON_RESUME
+from .config import ON_RESUME
 
 # What a checkpoint says of its run beside the settings, and what follows when it differs.
 _CIRCUMSTANCES = (

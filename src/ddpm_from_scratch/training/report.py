@@ -9,7 +9,8 @@ from ..measures.plots import loss_curve
 from ..runtime.privacy import without_folders
 from ..runtime.storage import disk_errors_named, replace_file
 from ..sharing.card import write_card
-from .config import BUILT_IN_DATASETS, TrainingConfig
+from ..words import BUILT_IN_DATASETS
+from .config import TrainingConfig
 from .log import read_log
 from .trainer import VERSIONS, Trainer
 

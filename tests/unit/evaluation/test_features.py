@@ -11,7 +11,7 @@ from PIL import Image
 
 from common import DINOV2_PROCESSOR, TINY_TRANSFORMER, save_vision_model, seeded
 from ddpm_from_scratch.evaluation.features import VisionModelFeatures, load_features, to_rgb_uint8
-from ddpm_from_scratch.training.config import ConfigError
+from ddpm_from_scratch.runtime.errors import ConfigError
 
 VIT_PROCESSOR = {
     "do_normalize": True,

@@ -162,7 +162,7 @@ def test_analytic_variances_are_smoothed_once_for_all_streams(tmp_path, monkeypa
 
 def test_the_label_of_no_class_is_given_to_a_conditional_network(tmp_path, capfd, monkeypatch):
     folder, seen = save_pipeline(tmp_path / "null", null_class_label=10, num_class_embeds=11), set()
-    whole, flags = evaluate.held_out_likelihood, ["--likelihood_samples=60", "--label_column=label"]
+    whole, flags = held_out_likelihood, ["--likelihood_samples=60", "--label_column=label"]
 
     def watched(pipeline, *args, **options):
         pipeline.unet.register_forward_pre_hook(
@@ -170,7 +170,7 @@ def test_the_label_of_no_class_is_given_to_a_conditional_network(tmp_path, capfd
         )
         return whole(pipeline, *args, **options)
 
-    monkeypatch.setattr(evaluate, "held_out_likelihood", watched)
+    monkeypatch.setattr(likelihoods, "held_out_likelihood", watched)
     measure(folder, *flags, "--likelihood_flow=3")
     assert seen == {10}
     save_pipeline(tmp_path / "no_null", num_class_embeds=10)

@@ -1,0 +1,105 @@
+"""The settings that say what the training data are: flags of train.py, and most of them of other commands."""
+
+import difflib
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..runtime.cli import ALLOWED, FREE, check_bounds, flag
+from ..runtime.errors import ConfigError
+from ..words import BUILT_IN_DATASETS
+
+# Settings that may be a path, in which ~ is the home folder.
+_PATHS = ("dataset_name", "train_data_dir", "cache_dir")
+
+
+def expand_home(settings: object, names: tuple[str, ...]) -> None:
+    """Write out ~ in the settings of these names that are given."""
+    for name in names:
+        if getattr(settings, name) is not None:
+            setattr(settings, name, os.path.expanduser(getattr(settings, name)))
+
+
+@dataclass
+class DataConfig:
+    """What a run trains on, and how it is read."""
+
+    dataset_name: str | None = flag(
+        None,
+        f"Built-in data ({', '.join(BUILT_IN_DATASETS)}), a dataset of the Hub, or a folder that datasets "
+        "can load.",
+        on_resume=ALLOWED,
+    )
+    dataset_config_name: str | None = flag(
+        None, "Configuration of the dataset, if it has several.", on_resume=ALLOWED
+    )
+    dataset_split: str = flag("train", "Split of the dataset to train on.", on_resume=ALLOWED)
+    train_data_dir: str | None = flag(
+        None, "Folder of images to train on, instead of --dataset_name.", on_resume=ALLOWED
+    )
+    image_column: str = flag("image", "Column that holds the images.", on_resume=ALLOWED)
+    label_column: str | None = flag(
+        None, "Column that holds class labels; given, the network becomes class-conditional."
+    )
+    cache_dir: str | None = flag(None, "Folder for downloaded data and models.", on_resume=FREE)
+    streaming: bool = flag(
+        False, "Read the dataset as a stream, without storing it; needs --max_train_steps."
+    )
+    shuffle_buffer_size: int = flag(1000, "Samples held for shuffling a stream.", on_resume=ALLOWED, least=1)
+    resolution: int | None = flag(
+        None, "Side of the training images in pixels; the model's if not given, else 64.", least=1
+    )
+    channels: int | None = flag(
+        None, "Image channels: 1 (grey), 3 (RGB), 4 (RGBA), or those of an array column.", least=1
+    )
+    center_crop: bool = flag(
+        False, "Crop the centre of images that are not square; a random part if not given.", on_resume=ALLOWED
+    )
+    random_flip: bool = flag(False, "Mirror images left-right at random.", on_resume=ALLOWED)
+    skip_bad_images: int = flag(
+        0,
+        "Images that may be unreadable; each is listed, and the next one takes its place.",
+        on_resume=ALLOWED,
+        least=0,
+    )
+    dataloader_num_workers: int = flag(
+        0, "Processes that load data; 0 loads in the main process.", on_resume=FREE, least=0
+    )
+    seed: int = flag(0, "Seed of everything random.", least=0)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a setting outside its bounds, or data that cannot be meant."""
+        expand_home(self, _PATHS)
+        check_bounds(self)
+        if (self.dataset_name is None) == (self.train_data_dir is None):
+            got = "neither" if self.dataset_name is None else "both"
+            raise ConfigError(f"give exactly one of --dataset_name and --train_data_dir, got {got}.")
+        name = self.dataset_name or ""
+        close = difflib.get_close_matches(name, BUILT_IN_DATASETS, n=1, cutoff=0.8)
+        if close and name not in BUILT_IN_DATASETS and "/" not in name and not Path(name).exists():
+            raise ConfigError(f"--dataset_name is {name!r}; did you mean the built-in {close[0]!r}?")
+        if self.streaming and self.dataset_name in BUILT_IN_DATASETS:
+            raise ConfigError(f"--streaming does not apply to the built-in data {self.dataset_name!r}.")
+
+    def of_reference(self, folder: str | None, split: str | None) -> "DataConfig | None":
+        """Return the settings of held-out images that are read as the training images; None without any.
+
+        Args:
+            folder: of the images, in place of the data set.
+            split: of the folder or data set; of a folder, "train" if not given.
+
+        Raises:
+            ConfigError: no such folder, or data that have a held-out part of their own.
+        """
+        if folder is None and split is None:
+            return None
+        if self.dataset_name in BUILT_IN_DATASETS:
+            raise ConfigError(f"{self.dataset_name!r} has a held-out part of its own: give no reference.")
+        if folder is not None and not Path(folder).is_dir():
+            raise ConfigError(f"--reference_data_dir is {folder!r}, but there is no such folder.")
+        settings: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(DataConfig)}
+        settings |= {"dataset_split": split or "train", "label_column": None}
+        if folder is not None:
+            settings |= {"train_data_dir": folder, "dataset_name": None, "dataset_config_name": None}
+        return DataConfig(**settings)

@@ -1,0 +1,42 @@
+"""What a command line says of the data, checked before any are read."""
+
+import pytest
+
+from ddpm_from_scratch.data.settings import DataConfig
+from ddpm_from_scratch.runtime.errors import ConfigError
+
+
+def test_held_out_images_are_read_as_the_training_images(tmp_path):
+    config = DataConfig(
+        dataset_name="me/photos", dataset_config_name="small", dataset_split="train", image_column="picture",
+        label_column="kind", center_crop=True, seed=4, cache_dir="cache",
+    )  # fmt: skip
+    as_trained = {"image_column": "picture", "center_crop": True, "seed": 4, "cache_dir": "cache"}
+    assert config.of_reference(None, None) is None
+    assert config.of_reference(None, "test") == DataConfig(
+        dataset_name="me/photos", dataset_config_name="small", dataset_split="test", **as_trained
+    )
+    assert config.of_reference(str(tmp_path), None) == DataConfig(train_data_dir=str(tmp_path), **as_trained)
+    assert config.of_reference(str(tmp_path), "unseen").dataset_split == "unseen"
+
+
+def test_a_reference_that_cannot_be_had_is_refused():
+    with pytest.raises(ConfigError, match="held-out part of its own"):
+        DataConfig(dataset_name="digits").of_reference(None, "test")
+    with pytest.raises(ConfigError, match="no such folder"):
+        DataConfig(dataset_name="me/photos").of_reference("nowhere", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "got neither"),
+        ({"dataset_name": "digits", "train_data_dir": "x"}, "got both"),
+        ({"dataset_name": "swissroll"}, "'swiss_roll'"),
+        ({"dataset_name": "digits", "streaming": True}, "built-in data"),
+        ({"dataset_name": "digits", "resolution": 0}, "--resolution is 0, but must be at least 1"),
+    ],
+)
+def test_data_that_cannot_be_meant_are_refused(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        DataConfig(**settings)
