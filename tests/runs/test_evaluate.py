@@ -67,7 +67,10 @@ torch.save(dict(num_processes=state.num_processes, sizes=sizes, steps=len(steps)
                 evaluations=made.evaluations_per_sample, status=status, results=results[0]),
            {str(folder)!r} + f"/rank{{state.process_index}}.pt")
 """)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    paths = os.pathsep.join(filter(None, [str(ROOT / "training"), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": paths,
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, *TWO_PROCESSES, folder / "two.py"],
         capture_output=True, text=True, env=environment, timeout=300,
