@@ -164,6 +164,7 @@ class Denoiser:
             options = {} if labels is None else {"class_labels": labels}
             return output_tensor(self.network(given, timesteps, **options)).to(sample.dtype)
         self.evaluations += 2 * batch_size
+        assert self.null_label is not None  # the constructor has seen to it
         both = torch.cat([labels, torch.full_like(labels, self.null_label)])
         if timesteps.ndim and len(timesteps) == batch_size:
             timesteps = torch.cat([timesteps, timesteps])
