@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from ..data.datasets import DIGITS_NAME, TrainingData
 from ..learning.calibration import Candidate, calibrate
@@ -19,6 +18,7 @@ from ..networks.denoiser import Denoiser
 from ..networks.models import sample_shape
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError, NonFiniteError, Stopped
+from ..runtime.processes import on_main
 from ..runtime.seeds import stream_seed
 from ..schedulers.scheduling_few_step import FewStepScheduler
 from ..words import DEFAULT_NUM_STEPS
@@ -134,7 +134,6 @@ def calibrate_pipeline(
         Stopped: `stop_requested` said so.
     """
     check_calibration(num_steps, num_samples, len(pipeline.scheduler.alphas_cumprod))
-    state = PartialState()
     candidates: list[Candidate] = []
 
     def judged(candidate: Candidate) -> None:
@@ -142,15 +141,14 @@ def calibrate_pipeline(
         if stop_requested():
             raise Stopped("stopped while calibrating; go on with --resume_from_checkpoint latest.")
 
-    shared: list[Any] = [None, None]
-    if state.is_main_process:
+    def found() -> dict[str, Any]:
         num_classes = count_classes(pipeline)
         try:
             distance = None
             if data is not None:
                 extractor = calibration_features(features, pipeline, data, cache_dir)
                 distance = distance_from(data, extractor)
-            found = calibrate(
+            return calibrate(
                 Denoiser(
                     pipeline.unet,
                     pipeline.scheduler,
@@ -166,16 +164,13 @@ def calibrate_pipeline(
                 batch_size=batch_size,
                 on_candidate=judged,
             )
-            shared = [found, None]
-        except (ConfigError, Stopped) as error:
-            shared = [None, error]
+        except ConfigError:
+            raise
         except FloatingPointError as error:
-            shared = [None, NonFiniteError(str(error))]
+            raise NonFiniteError(str(error)) from error
         except (TypeError, ValueError) as error:
-            shared = [None, ConfigError(str(error))]
-    broadcast_object_list(shared)
-    calibration, failure = shared
-    if failure is not None:
-        raise failure
+            raise ConfigError(str(error)) from error
+
+    calibration = on_main(found)
     pipeline.scheduler = FewStepScheduler.from_config(pipeline.scheduler.config, calibration=calibration)
     return calibration, candidates

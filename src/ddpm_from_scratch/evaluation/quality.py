@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from ..data.datasets import DIGITS_NAME, TrainingData
 from ..measures.metrics import unit_directions
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, default_num_inference_steps
 from ..runtime.errors import ConfigError
+from ..runtime.processes import on_main
 from ..words import DEFAULT_VISION_MODEL
 from .features import FeatureExtractor, load_features
 from .figures import Columns, figures, sliced_figures
@@ -96,9 +97,9 @@ def evaluate(
     of_held_out: Sequence[torch.Tensor | None] = [None] * len(of_training)
     if held_out is not None:
         of_held_out = extracted(held_out, "held-out data")
-    results: dict[str, Any] = {}
-    if state.is_main_process:
-        results = {"guidance_scale": guidance_scale} if guidance_scale != 1 else {}
+
+    def compared() -> dict[str, Any]:
+        results: dict[str, Any] = {"guidance_scale": guidance_scale} if guidance_scale != 1 else {}
         results |= _about(pipeline, data, made, num_inference_steps, seed, batch_size, training, held_out)
         results["features"] = {extractor.name: extractor.description for extractor in extractors}
         projected, *columns = map(Columns, of_samples, of_training, of_held_out)
@@ -107,9 +108,9 @@ def evaluate(
             results |= figures(column.to(state.device), extractor.name)
         if output_dir is not None:
             _write(output_dir, results, made.samples, held_out or training)
-    shared = [results]
-    broadcast_object_list(shared)
-    return shared[0]
+        return results
+
+    return on_main(compared)
 
 
 def load_extractors(
