@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         save_scheduler,
     )
     from ddpm_from_scratch.hub.cards import calibrated_timesteps
-    from ddpm_from_scratch.sharing.card import note_calibration
+    from ddpm_from_scratch.sharing.results import RunRecord
 
     if not has_data and not args.without_data and calibrated_timesteps(folder) is not None:
         raise ConfigError(
@@ -99,7 +99,11 @@ def run(args: argparse.Namespace) -> None:
         else:
             print(format_candidates(candidates, calibration))
         save_scheduler(pipeline, folder)
-        note_calibration(folder)
+        record = RunRecord.find(folder)
+        if record is not None:
+            record.with_calibration().write()
+            if record.has_figures:
+                print("the figures in the card are from before; evaluate.py measures them anew")
         print(f"written to {folder / 'scheduler' / 'scheduler_config.json'}")
     state.wait_for_everyone()
     state.destroy_process_group()

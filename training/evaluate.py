@@ -133,7 +133,8 @@ def run(args: argparse.Namespace) -> None:
     from ddpm_from_scratch.evaluation.held_out_likelihood import CHART, held_out_likelihood, in_words
     from ddpm_from_scratch.evaluation.quality import evaluate, write_results
     from ddpm_from_scratch.evaluation.saved_pipelines import find_processes, load_pipeline_and_data
-    from ddpm_from_scratch.sharing.card import add_likelihood
+    from ddpm_from_scratch.runtime.storage import replace_file
+    from ddpm_from_scratch.sharing.results import RunRecord
 
     state = find_processes()
     pipeline, data = load_pipeline_and_data(
@@ -176,7 +177,10 @@ def run(args: argparse.Namespace) -> None:
             print(in_words(likelihood))
             likelihood["mixed_precision"] = args.mixed_precision
             write_results(output_dir, {"likelihood": likelihood})
-            add_likelihood(Path(args.pipeline), likelihood, output_dir / CHART)
+            record = RunRecord.find(Path(args.pipeline))
+            if record is not None:
+                replace_file(record.folder / CHART, (output_dir / CHART).read_bytes())
+                record.with_likelihood(likelihood).write()
     if state.is_main_process:
         print(f"written to {output_dir / 'results.json'}")
     state.destroy_process_group()

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from ddpm_from_scratch.sharing.card import note_calibration
+from ddpm_from_scratch.sharing.results import RunRecord
 from common import ROOT
 from loopback_hub import READ_ONLY_TOKEN, TOKEN, Fault
 
@@ -54,7 +54,7 @@ def test_a_card_that_is_written_after_publishing_keeps_the_repository(publish, t
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)
     assert publish("--repo_id=digits", folder=folder).returncode == 0
-    note_calibration(folder)
+    RunRecord.read(folder).with_calibration().write()
     assert json.loads((folder / "results.json").read_text())["repo_id"] == "me/digits"
     assert 'from_pretrained("me/digits")' in (folder / "README.md").read_text()
 

@@ -1,6 +1,5 @@
 """A finished run goes to the Hub: the weights are checked first, and the card names the repository."""
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from ..hub.safe_loading import variants
 from ..hub.upload import PushError, push_folder
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError, UploadError
-from .card import name_repository
+from .results import RunRecord
 
 
 def publish(
@@ -33,6 +32,10 @@ def publish(
     if not (folder / "model_index.json").is_file():
         raise ConfigError(f"{str(folder)!r} holds no pipeline (model_index.json): give the folder of a run.")
     has_report = with_report and (folder / "results.json").is_file()
+
+    def name_repository(published_as: str) -> None:
+        RunRecord.read(folder).with_repository(published_as).write()
+
     with hub_errors():
         for variant in variants(folder) or [None]:
             DDPMFromScratchPipeline.from_pretrained(folder, variant=variant)
@@ -44,7 +47,7 @@ def publish(
             branch=branch,
             tag=tag,
             with_report=with_report,
-            before_upload=functools.partial(name_repository, folder) if has_report else None,
+            before_upload=name_repository if has_report else None,
         )
 
 

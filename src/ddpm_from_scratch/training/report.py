@@ -1,14 +1,13 @@
-"""What a person wants at the end of a run: sample grid, loss curve, figures, model card."""
+"""What a person wants at the end of a run: loss curve, figures, model card."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from ..measures.plots import loss_curve
 from ..runtime.privacy import without_folders
-from ..runtime.storage import disk_errors_named, replace_file
-from ..sharing.card import write_card
+from ..runtime.storage import disk_errors_named
+from ..sharing.results import RunRecord
 from ..words import BUILT_IN_DATASETS
 from .config import TrainingConfig
 from .log import read_log
@@ -53,8 +52,7 @@ def write_report(trainer: Trainer, evaluation: dict[str, Any], repo_id: str) -> 
         "command": _command(),
         "versions": VERSIONS,
     }
-    replace_file(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    write_card(folder, repo_id)
+    RunRecord(folder, results).write()
 
 
 def _hub_dataset_id(config: TrainingConfig) -> str | None:

@@ -25,7 +25,6 @@ from ddpm_from_scratch.evaluation import held_out_likelihood as likelihoods
 from ddpm_from_scratch.evaluation.held_out_likelihood import held_out_likelihood, in_words, spread
 from ddpm_from_scratch.hub import upload as hub
 from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
-from ddpm_from_scratch.sharing.card import add_likelihood
 from ddpm_from_scratch.training.config import TrainingConfig
 
 
@@ -197,9 +196,6 @@ def test_a_run_shows_it_on_its_card(tiny_run, tmp_path):
     assert metrics["bits_per_dimension"] == pytest.approx(total)
     assert (run / "bound.png").is_file() and "bound.png" in hub.REPORT_FILES
     assert "## Likelihood" not in (tiny_run / "README.md").read_text()
-    (tmp_path / "results.json").write_text("{}")
-    add_likelihood(tmp_path, likelihood, run / "bound.png")  # no run: nothing is written
-    assert not (tmp_path / "bound.png").exists()
 
 
 BAD_COMMANDS = {

@@ -1,0 +1,142 @@
+"""The record of a finished run: results.json, and README.md, its model card, which is written from it.
+
+Both are written here alone, always together, so that the card says what the figures say.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from ..evaluation.figures import metric_names
+from ..hub.cards import calibrated_timesteps, layout_of, model_card, usage
+from ..runtime.errors import ConfigError
+from ..runtime.storage import replace_file
+from ..schedulers.few_step_profile import default_num_steps
+from ..words import POINT_DATASET_NAMES
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+# What is known of the licences of the built-in data.
+_DATA_LICENSES = {
+    "digits": "CC BY 4.0 (Alpaydin & Kaynak 1998, UCI Machine Learning Repository; scikit-learn's copy)",
+} | dict.fromkeys(POINT_DATASET_NAMES, "none: the points are drawn from a formula")
+# What a record must hold for a card to be written from it.
+_RECORDED = {"config", "data", "evaluation", "command"}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run was and what was measured of it.
+
+    A `with_...` method returns a record that says more; `write` puts it in place of the one before.
+
+    Args:
+        folder: of the run, with its exported pipeline.
+        results: what results.json holds: "repo_id" (what the card calls the model), "training", "data",
+            "evaluation" (empty if nothing was evaluated), "config", "command", "versions", and perhaps
+            "likelihood".
+    """
+
+    folder: Path
+    results: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return the record in the folder of a run.
+
+        Raises:
+            ConfigError: results.json was written by an earlier version.
+        """
+        path = folder / "results.json"
+        results = json.loads(path.read_text())
+        if not set(results) >= _RECORDED:
+            raise ConfigError(
+                f"{path} is of an earlier version, which did not record what a card says: delete it to "
+                "publish without."
+            )
+        return cls(folder, results)
+
+    @classmethod
+    def find(cls, folder: Path) -> Self | None:
+        """Return the record in a folder; None if it holds none, or one that no card can be written from."""
+        if not (folder / "results.json").is_file():
+            return None
+        try:
+            return cls.read(folder)
+        except ConfigError:
+            return None
+
+    def with_repository(self, repo_id: str) -> Self:
+        """Return the record of a run that is published as "user/name"; later cards say so, too."""
+        return replace(self, results=self.results | {"repo_id": repo_id})
+
+    def with_likelihood(self, likelihood: dict[str, Any]) -> Self:
+        """Return the record with what `held_out_likelihood` measured; the card shows it, and its chart."""
+        return replace(self, results=self.results | {"likelihood": likelihood})
+
+    def with_calibration(self) -> Self:
+        """Return the record of a pipeline that was calibrated after its figures were measured."""
+        if not self.has_figures:
+            return self
+        evaluation = self.results["evaluation"] | {"before_calibration": True}
+        return replace(self, results=self.results | {"evaluation": evaluation})
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether the samples of the run were evaluated."""
+        return bool(self.results["evaluation"])
+
+    def write(self) -> None:
+        """Write results.json, and README.md from it and from the pipeline beside it.
+
+        Raises:
+            StorageError: the disk is full or fails; what was there before is intact.
+        """
+        card = self._card()  # first: results.json stays as it was if no card can be written from this
+        replace_file(self.folder / "results.json", (json.dumps(self.results, indent=2) + "\n").encode())
+        replace_file(self.folder / "README.md", card.encode())
+
+    def _card(self) -> str:
+        """Return the model card."""
+        folder, results = self.folder, self.results
+        config, data, evaluation = results["config"], results["data"], results["evaluation"]
+        repo_id = results.get("repo_id", folder.resolve().name)
+        metrics = {key: (name, evaluation[key]) for key, name in metric_names(evaluation).items()}
+        likelihood = results.get("likelihood")
+        is_image = len(data["sample_shape"]) == 3
+        card = model_card(
+            TEMPLATE,
+            model_name=repo_id.split("/")[-1],
+            dataset=data["name"],
+            dataset_id=data["hub_id"],
+            license=config["license"],
+            pipeline_tag="unconditional-image-generation" if is_image else None,
+            metrics=metrics | _likelihood_metrics(likelihood),
+            likelihood=likelihood,
+            floors={key: evaluation[f"{key}_floor"] for key in metrics},
+            evaluation=evaluation,
+            results=results,
+            config=config,
+            data_license=_DATA_LICENSES.get(config["dataset_name"], "that of its source"),
+            usage=usage(
+                repo_id,
+                layout_of(folder),
+                num_inference_steps=config["ddpm_num_inference_steps"]
+                or default_num_steps(config["ddpm_num_steps"]),
+                stock_steps=min(200, config["ddpm_num_steps"]),
+                class_label=0 if config["label_column"] else None,
+                guidance_scale=config["guidance_scale"] if config["guidance_scale"] != 1 else None,
+                few_steps=calibrated_timesteps(folder),
+                sample_shape=data["sample_shape"],
+            ),
+        )
+        return str(card)
+
+
+def _likelihood_metrics(likelihood: dict[str, Any] | None) -> dict[str, tuple[str, float]]:
+    """Return the bound for the card's metadata: metric type -> (name in words, value)."""
+    if likelihood is None:
+        return {}
+    kind, unit = likelihood["variance_type"], likelihood["unit"]
+    name = f"Bound on -log p of held-out data, {unit}, {kind} variances"
+    return {unit.replace(" ", "_"): (name, likelihood["bounds"][kind]["total"])}

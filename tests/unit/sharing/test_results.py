@@ -1,0 +1,71 @@
+"""The record of a run: results.json and the card are written together, and say the same."""
+
+import json
+import shutil
+
+import pytest
+
+from ddpm_from_scratch.runtime.errors import ConfigError
+from ddpm_from_scratch.sharing.results import RunRecord
+
+LIKELIHOOD = {
+    "unit": "bits per dimension", "variance_type": "fixed_small", "num_samples": 3, "num_held_out": 360,
+    "num_training_samples": 0, "num_terms": 5, "num_timesteps": 20, "first_timestep": 0, "data_levels": 17,
+    "bounds": {"fixed_small": {
+        "total": 1.25, "standard_error": None, "prior": 0.25, "steps": 0.5, "decoder": 0.5}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run, tmp_path / "run")
+
+
+def files(folder):
+    return {name: (folder / name).read_bytes() for name in ("results.json", "README.md")}
+
+
+def test_what_is_read_and_written_is_the_same(run):
+    before = files(run)
+    for name in before:
+        (run / name).touch()
+    RunRecord.read(run).write()
+    assert files(run) == before
+
+
+def test_a_record_that_says_more_changes_nothing_before_it_is_written(run):
+    before, record = files(run), RunRecord.read(run)
+    more = record.with_repository("me/digits").with_calibration().with_likelihood(LIKELIHOOD)
+    assert files(run) == before and record == RunRecord.read(run)
+    more.write()
+    assert RunRecord.read(run) == more != record
+    card = (run / "README.md").read_text()
+    assert 'from_pretrained("me/digits")' in card and "Measured before" in card and "| 1.2500 |" in card
+
+
+def test_a_run_without_figures_has_none_from_before_its_calibration(run):
+    record = RunRecord.read(run)
+    record = RunRecord(run, record.results | {"evaluation": {}})
+    assert record.with_calibration() == record and not record.has_figures
+
+
+def test_a_record_of_an_earlier_version_is_named_and_left_alone(run):
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({"training": results["training"]}))
+    before = files(run)
+    with pytest.raises(ConfigError, match="earlier version.*delete it"):
+        RunRecord.read(run)
+    assert RunRecord.find(run) is None and files(run) == before
+
+
+def test_a_folder_that_is_not_of_a_run_has_no_record(tmp_path):
+    assert RunRecord.find(tmp_path) is None
+    (tmp_path / "results.json").write_text("{}")
+    assert RunRecord.find(tmp_path) is None
+
+
+def test_results_stay_as_they_were_if_no_card_can_be_written(run):
+    before, record = files(run), RunRecord.read(run)
+    with pytest.raises(KeyError):
+        RunRecord(run, record.results | {"data": {}}).write()
+    assert files(run) == before
