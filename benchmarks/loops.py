@@ -122,17 +122,17 @@ class Ours:
         self.accelerator = fresh_accelerator(config.mixed_precision)
         data = load_training_data(config, network.get("sample_size"), network.get("in_channels"))
         self.trainer = Trainer(config, network, data, self.accelerator)
-        self.network, self.scheduler = self.trainer.network, self.trainer.scheduler
+        self.network, self.scheduler = self.trainer.state.network, self.trainer.scheduler
 
     def average(self) -> ModelMixin:
         """Return a copy of the network with the averaged weights."""
-        return self.trainer.averaged_network()
+        return self.trainer.state.averaged_network()
 
     def updates(self) -> Iterator[float]:
         """Train for ever, one update at a time; give its loss. Logs as often as the trainer does."""
         trainer, config = self.trainer, self.trainer.config
         batches = trainer.data.batches(
-            config.train_batch_size, 0, 1, config.dataloader_num_workers, trainer.samples_seen
+            config.train_batch_size, 0, 1, config.dataloader_num_workers, trainer.state.samples_seen
         )
         progress, losses = tqdm(total=trainer.total_updates, file=io.StringIO()), []
         with open(os.devnull, "w") as file:

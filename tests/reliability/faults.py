@@ -268,9 +268,9 @@ class ShardOnCpu:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         original = Trainer.run
 
-        def run(trainer: Any) -> None:
+        def run(trainer: Any, *observers: Any) -> None:
             if trainer.accelerator.is_main_process:
-                parameters = list(trainer.network.parameters())
+                parameters = list(trainer.state.network.parameters())
                 seen = {
                     "num_processes": trainer.accelerator.num_processes,
                     "parameters": len(parameters),
@@ -282,6 +282,6 @@ class ShardOnCpu:
                 }
                 with open(self.report, "w") as file:
                     json.dump(seen, file)
-            original(trainer)
+            original(trainer, *observers)
 
         Trainer.run = run

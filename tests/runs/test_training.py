@@ -429,10 +429,10 @@ trainer = Trainer(config, network, data, Accelerator(mixed_precision="bf16"))
 trainer.pipeline(); trainer.export(); trainer.save_checkpoint()
 trainer.save_samples(Path(config.output_dir) / "x.png")
 seen = []
-trainer.network.mid_block.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+trainer.state.network.mid_block.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
 trainer.run()
 assert set(seen) == {{torch.bfloat16}}, seen
-assert all(p.dtype == torch.float32 for p in trainer.ema.tensors.values())
+assert all(p.dtype == torch.float32 for p in trainer.state.ema.tensors.values())
 """
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(

@@ -1,10 +1,24 @@
-"""Whether a run may go on from a checkpoint: what differs between two recipes, and which of it may differ."""
+"""Whether a run may go on from a checkpoint: what a checkpoint says of its run, and what of it may differ."""
 
+import json
 from typing import Any
 
+import accelerate
+import diffusers
+import torch
+from accelerate import Accelerator
+
+from .. import __version__
 from ..runtime.cli import ALLOWED, FIXED
 from ..runtime.errors import ConfigError
-from .config import ON_RESUME
+from .config import ON_RESUME, TrainingConfig
+
+VERSIONS = {
+    "ddpm-from-scratch": __version__,
+    "diffusers": diffusers.__version__,
+    "torch": torch.__version__,
+    "accelerate": accelerate.__version__,
+}
 
 # What a checkpoint says of its run beside the settings, and what follows when it differs.
 _CIRCUMSTANCES = (
@@ -12,6 +26,26 @@ _CIRCUMSTANCES = (
     ("num_processes", "the samples go on in the same order, their noise has other streams"),
     ("num_samples", "the data set has changed"),
 )
+
+
+def about_run(
+    config: TrainingConfig, network: dict[str, Any], num_samples: int | None, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Return what the manifest of a checkpoint says of its run.
+
+    Args:
+        config: of the run.
+        network: configuration of the network.
+        num_samples: samples of one epoch; None for a stream.
+        accelerator: processes and precision.
+    """
+    return {
+        "recipe": config.recipe() | {"mixed_precision": accelerator.mixed_precision},
+        "network": json.loads(json.dumps(network)),
+        "num_samples": num_samples,
+        "num_processes": accelerator.num_processes,
+        "versions": VERSIONS,
+    }
 
 
 def changes_since(earlier: dict[str, Any], now: dict[str, Any], checkpoint: str, allow: bool) -> str | None:

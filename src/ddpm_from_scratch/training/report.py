@@ -11,7 +11,8 @@ from ..sharing.results import RunRecord
 from ..words import BUILT_IN_DATASETS
 from .config import TrainingConfig
 from .log import read_log
-from .trainer import VERSIONS, Trainer
+from .recipe import VERSIONS
+from .trainer import Trainer
 
 
 def write_report(trainer: Trainer, evaluation: dict[str, Any], repo_id: str) -> None:
@@ -22,7 +23,7 @@ def write_report(trainer: Trainer, evaluation: dict[str, Any], repo_id: str) -> 
         evaluation: held-out figures; empty if none were asked for.
         repo_id: where the card says that the model is.
     """
-    config, data, folder = trainer.config, trainer.data, trainer.output_dir
+    config, data, state, folder = trainer.config, trainer.data, trainer.state, trainer.output_dir
     rows = read_log(folder / config.logging_dir)
     if rows:
         with disk_errors_named(folder / "loss.png"):
@@ -30,12 +31,12 @@ def write_report(trainer: Trainer, evaluation: dict[str, Any], repo_id: str) -> 
     results = {
         "repo_id": repo_id,
         "training": {
-            "updates": trainer.update,
-            "samples_seen": trainer.samples_seen,
-            "skipped_nonfinite_updates": trainer.nonfinite_updates,
+            "updates": state.update,
+            "samples_seen": state.samples_seen,
+            "skipped_nonfinite_updates": state.nonfinite_updates,
             "bad_images": data.bad_images.problems,
-            "parameters": trainer.num_parameters,
-            "seconds": round(trainer.train_seconds, 1),
+            "parameters": state.num_parameters,
+            "seconds": round(state.train_seconds, 1),
             "num_processes": trainer.accelerator.num_processes,
             "device": str(trainer.accelerator.device),
             "mixed_precision": trainer.accelerator.mixed_precision,
