@@ -13,12 +13,13 @@ class NoisingTable:
     """The scales of all T timesteps, ready for samples of any rank, dtype and device.
 
     Args:
-        alphas_cumprod: alpha-bar, float32, shape (T,).
+        alphas_cumprod: alpha-bar, float32, shape (T,); it is copied, so that all tables are of these values.
         device: where it will be used first; other devices get their table when asked.
     """
 
     def __init__(self, alphas_cumprod: torch.Tensor, device: torch.device | None = None):
-        self._alphas_cumprod = alphas_cumprod
+        with torch.inference_mode(False):
+            self.alphas_cumprod = alphas_cumprod.detach().clone()
         self._tables: dict[tuple[torch.device, torch.dtype, int], torch.Tensor] = {}
         for ndim in (2, 4):  # points and images
             self._table(device or torch.device("cpu"), torch.float32, ndim)
@@ -30,7 +31,7 @@ class NoisingTable:
             # At least float32, cast last: in half precision 1 - alpha_bar would round to 0 at small t.
             precise = dtype if dtype == torch.float64 else torch.float32
             with torch.inference_mode(False):
-                at_t = torch.stack(scales(self._alphas_cumprod.to(device, precise))).to(dtype)
+                at_t = torch.stack(scales(self.alphas_cumprod.to(device, precise))).to(dtype)
                 table = at_t.reshape(2, -1, *(1,) * (ndim - 1))
             self._tables[device, dtype, ndim] = table
         return table
@@ -51,7 +52,7 @@ class NoisingTable:
             ValueError: a wrong shape, or timesteps out of range (CPU; an accelerator stops with an
                 assertion).
         """
-        num_train_timesteps = len(self._alphas_cumprod)
+        num_train_timesteps = len(self.alphas_cumprod)
         checks.samples(name, samples)
         checks.noise_like("noise", noise, name, samples)
         timesteps = checked_timesteps(timesteps, num_train_timesteps, batch_size=len(samples))

@@ -6,12 +6,12 @@ The equations are in `diffusion.py`, the schedules in `noise_schedules.py`, and 
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -61,8 +61,22 @@ def _check_keywords(name: str, options: Mapping[str, Any], settings: Set[str]) -
     checks.keywords(name, [option for option in options if not option.startswith("_")], settings)
 
 
+def _with_version(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that counts its changes in place; one made in inference mode does not, so its copy."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
 class FromScratchScheduler(SchedulerMixin, ConfigMixin):
     """A noise schedule with its tables, ready for a way of sampling.
+
+    Its state is the configuration, `alphas_cumprod` and `timesteps`. Each may be assigned, as pipelines of
+    diffusers do: the value is checked, and what follows from it is made anew at once. A change in place of
+    one of the two tensors is seen by their versions when a table is looked up next, and checked and followed
+    then. Writing past PyTorch, by `.data` or a numpy view, changes no version and cannot be seen, nor can a
+    graph that is already compiled see a change in place before the next call outside of it.
 
     A subclass registers its settings, calls `_start` at the end of its constructor, chooses timesteps by
     `_visit`, and makes the chain of coefficients in `_make_chain`.
@@ -70,7 +84,10 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
     order = 1
-    _chain: Chain
+    _visited: list[int]
+    _made_chain: Any
+    _alphas_version: int | None
+    _timesteps_version: int | None
 
     def _start(self) -> None:
         """Make the tables of the configuration, at the end of the constructor."""
@@ -79,10 +96,123 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self._warned: set[str] = set()
         self._data_seen = False
+        self._last_index: int | None = None
         self._schedule: dict[str, Any] = {}
-        self._visited: list[int] = []
-        self._prepared_for: tuple[Any, Any, Any] = (None, None, None)
-        self._refresh()
+        self._internal_dict = self.config
+
+    @property
+    def _internal_dict(self) -> FrozenDict:
+        """The configuration; diffusers keeps it under this name, and some pipelines assign it."""
+        try:
+            return self.__dict__["_internal_dict"]
+        except KeyError:  # before the constructor has registered it, as diffusers asks by hasattr
+            raise AttributeError("_internal_dict") from None
+
+    @_internal_dict.setter
+    def _internal_dict(self, config: Mapping[str, Any]) -> None:
+        if "_schedule" not in self.__dict__:  # the constructor is at work, and makes the tables at its end
+            self.__dict__["_internal_dict"] = config
+            return
+        config = FrozenDict({**config, **self._checked(config)})
+        schedule = schedule_settings(config)
+        if schedule == self._schedule:
+            self.__dict__["_internal_dict"] = config
+            self._make_tables()
+            return
+        with torch.inference_mode(False), torch.device("cpu"):
+            betas, alphas_cumprod = tables_from_settings(config)
+            warn_about(config, alphas_cumprod)
+        length_before, self._schedule = self._schedule.get("num_train_timesteps"), schedule
+        self.__dict__["_internal_dict"] = config
+        self.betas, self.alphas = betas, 1.0 - betas
+        self._alphas_cumprod = self._guarded(alphas_cumprod)
+        if len(self) != length_before:
+            self._visited = list(range(len(self)))[::-1]
+            with torch.inference_mode(False):
+                self._timesteps = torch.tensor(self._visited, device="cpu")
+            self._timesteps_version = self._timesteps._version
+            self.num_inference_steps, self.custom_timesteps = None, False
+        self._make_tables()
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """alpha-bar of the T timesteps, float32, shape (T,)."""
+        return self._alphas_cumprod
+
+    @alphas_cumprod.setter
+    def alphas_cumprod(self, value: torch.Tensor) -> None:
+        if value is not self._alphas_cumprod:  # pipelines assign what `.to(device)` returns
+            self._use_alphas_cumprod(value)
+
+    def _use_alphas_cumprod(self, value: torch.Tensor) -> None:
+        check_alphas_cumprod(value, len(self))
+        self._alphas_cumprod = self._guarded(value)
+        self._make_tables()
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """The timesteps that sampling visits, from noisy to clean, shape (S,)."""
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, value: torch.Tensor | Sequence[int]) -> None:
+        if value is not self._timesteps:
+            self._use_timesteps(value)
+
+    def _use_timesteps(self, value: torch.Tensor | Sequence[int]) -> None:
+        visited = checked_timesteps(value, len(self), order="falling")
+        self._visit(visited.tolist(), value if isinstance(value, torch.Tensor) else visited)
+
+    def _visit(self, visited: list[int], timesteps: torch.Tensor) -> None:
+        """Take timesteps that are checked, as a list and as a tensor."""
+        self._see_changed_table()
+        self._visited, self._timesteps = visited, _with_version(timesteps)
+        self._timesteps_version = self._timesteps._version
+        self._made_chain, self._last_index = self._make_chain(self._made_chain), None
+
+    def _make_tables(self) -> None:
+        """Make the coefficients of noising and of the chain from the present state."""
+        self._made_noising = NoisingTable(self._alphas_cumprod, self._timesteps.device)
+        self._made_chain, self._last_index = self._make_chain(None), None
+        self._alphas_version = self._alphas_cumprod._version
+
+    def _make_chain(self, old: Any) -> Any:
+        """Return the chain through `_visited`; the old one will do for the same timesteps, if it is given."""
+        raise NotImplementedError
+
+    @property
+    def _chain(self) -> Any:
+        """The coefficients of the chain, right for the state."""
+        self._see_changed_table()
+        self._see_changed_timesteps()
+        return self._made_chain
+
+    @property
+    def _noising(self) -> NoisingTable:
+        """The coefficients of noising, right for the state."""
+        self._see_changed_table()
+        return self._made_noising
+
+    def _see_changed_table(self) -> None:
+        """Follow a change of alpha-bar in place."""
+        if torch.compiler.is_compiling() or self._alphas_version == self._alphas_cumprod._version:
+            return
+        # The copy of a tensor has another version and the same values.
+        if not torch.equal(self._alphas_cumprod, self._made_noising.alphas_cumprod):
+            self._use_alphas_cumprod(self._alphas_cumprod)
+        self._alphas_version = self._alphas_cumprod._version
+
+    def _see_changed_timesteps(self) -> None:
+        """Follow a change of the timesteps in place."""
+        if torch.compiler.is_compiling() or self._timesteps_version == self._timesteps._version:
+            return
+        if self._timesteps.tolist() != self._visited:
+            self._use_timesteps(self._timesteps)
+        self._timesteps_version = self._timesteps._version
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied and pickled; versions do not go with it, so a copy compares the values."""
+        return self.__dict__ | {"_alphas_version": None, "_timesteps_version": None}
 
     @classmethod
     def _get_compatibles(cls) -> list[type]:
@@ -110,19 +240,13 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
             _check_keywords(f"{cls.__name__}.from_config", given, cls._get_init_keys(cls) - {"self"})
         return super().from_config(config, return_unused_kwargs, **options)
 
-    def _make_chain(self, device: torch.device, *, same_tables: bool) -> None:
-        """Set `_chain` to the chain through `_visited`; the old one will do if nothing has changed."""
-        raise NotImplementedError
-
-    def register_to_config(self, **kwargs: Any) -> None:
-        """Change settings, as in diffusers; they are checked and take effect at once.
+    def _checked(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings that had to be normalised, after checking all of them.
 
         Raises:
             ValueError, TypeError, NotImplementedError: a setting that is not allowed.
         """
-        super().register_to_config(**kwargs)
-        if "_chain" in self.__dict__:  # not while the constructor is at work
-            self._refresh()
+        return checked_settings(config)
 
     def __len__(self) -> int:
         """Return T, the number of training timesteps."""
@@ -132,62 +256,11 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         """Return `sample` unchanged: the DDPM process needs no scaling of the network's input."""
         return sample
 
-    def _visit(self, visited: list[int], timesteps: torch.Tensor) -> None:
-        if visited != self._visited:  # the same list stands for the same chain
-            self._visited = visited
-        self.timesteps = self._visited_tensor = timesteps
-        self._last_index: int | None = None
-
-    def _refresh(self) -> None:
-        """Compute what `step` and `add_noise` need, if that is not yet done for the present state.
-
-        The state is the configuration, alpha-bar and the timesteps. `register_to_config`, `set_timesteps` and
-        code that assigns them put new objects there, so identity tells whether the tables are still right.
-
-        Raises:
-            ValueError, TypeError: the new value is not allowed.
-        """
-        config, alphas_cumprod, timesteps = self._prepared_for
-        same_tables = config is self._internal_dict and alphas_cumprod is self.alphas_cumprod
-        if same_tables and timesteps is self.timesteps:
-            return
-        if not same_tables:
-            self._read_config()
-        if self.timesteps is not self._visited_tensor:
-            visited = checked_timesteps(self.timesteps, len(self), order="falling").tolist()
-            if not isinstance(self.timesteps, torch.Tensor):
-                self.timesteps = torch.tensor(visited, device="cpu")
-            self._visit(visited, self.timesteps)
-        device = self.timesteps.device
-        if not same_tables:
-            self._noising = NoisingTable(self.alphas_cumprod, device)
-        self._make_chain(device, same_tables=same_tables)
-        self._prepared_for = (self.config, self.alphas_cumprod, self.timesteps)
-
-    def _read_config(self) -> None:
-        """Check the configuration, make the tables of a new schedule, and keep at hand what `step` reads."""
-        super().register_to_config(**checked_settings(self.config))
-        schedule = schedule_settings(self.config)
-        if schedule != self._schedule:
-            with torch.inference_mode(False), torch.device("cpu"):
-                self.betas, self.alphas_cumprod = tables_from_settings(self.config)
-                self.alphas = 1.0 - self.betas
-                warn_about(self.config, self.alphas_cumprod)
-            if len(self) != self._schedule.get("num_train_timesteps"):
-                visited = list(range(len(self)))[::-1]
-                self._visit(visited, torch.tensor(visited, device="cpu"))
-                self.num_inference_steps, self.custom_timesteps = None, False
-            self._schedule = schedule
-        else:  # the schedule's own table needs no check
-            check_alphas_cumprod(self.alphas_cumprod, len(self))
-        self._guard_zero_snr()
-        self._prediction_type: str = self.config.prediction_type
-
-    def _guard_zero_snr(self) -> None:
-        """Keep the division by sqrt(alpha-bar) finite if the network predicts noise and no signal is left."""
-        if self.config.prediction_type != "epsilon" or self.alphas_cumprod[-1] > 0:
-            return
-        before = float(self.alphas_cumprod[-2]) if len(self) > 1 else 1.0
+    def _guarded(self, alphas_cumprod: torch.Tensor) -> torch.Tensor:
+        """Return alpha-bar with which sqrt(alpha-bar) can be divided by, if the network predicts noise."""
+        if self.config.prediction_type != "epsilon" or alphas_cumprod[-1] > 0:
+            return _with_version(alphas_cumprod)
+        before = float(alphas_cumprod[-2]) if len(self) > 1 else 1.0
         guard = min(_ZERO_SNR_GUARD, before / 2)  # alpha-bar must go on falling
         self._warn_once(
             "zero SNR",
@@ -196,15 +269,16 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
             "'v_prediction' or 'sample'.",
         )
         with torch.inference_mode(False):
-            self.alphas_cumprod = self.alphas_cumprod.clone()
-            self.alphas_cumprod[-1] = guard
+            guarded = alphas_cumprod.clone()
+            guarded[-1] = guard
+        return guarded
 
     def _warn_once(self, topic: str, message: str) -> None:
         if topic not in self._warned:
             self._warned.add(topic)
             checks.warn(message)
 
-    def _position(self, timestep: Any) -> int | None:
+    def _position(self, chain: Chain, timestep: Any) -> int | None:
         """Return where in the chain a timestep is; None for a batch, or where reading it would wait."""
         if isinstance(timestep, torch.Tensor):
             if timestep.numel() != 1:
@@ -219,20 +293,21 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
             timestep = int(timestep)
         if type(timestep) is not int:
             timestep = checks.integer("timestep", timestep, 0, len(self) - 1)
-        return self._chain.index(timestep)
+        return chain.index(timestep)
 
     def _place_in_memory(self, timestep: torch.Tensor) -> int | None:
         """Return which element of `timesteps` a tensor is a view of, or None."""
-        if timestep.untyped_storage()._cdata != self.timesteps.untyped_storage()._cdata:
+        timesteps = self._timesteps
+        if timestep.untyped_storage().data_ptr() != timesteps.untyped_storage().data_ptr():
             return None
-        distance = int(timestep.storage_offset()) - int(self.timesteps.storage_offset())
-        index, rest = divmod(distance, self.timesteps.stride(0))
+        distance = int(timestep.storage_offset()) - int(timesteps.storage_offset())
+        index, rest = divmod(distance, timesteps.stride(0))
         return index if rest == 0 and 0 <= index < len(self._visited) else None
 
     def _watch(self, index: int, sample: torch.Tensor) -> None:
         """Warn once about a walk that skips or repeats timesteps, or starts outside the clipping range."""
         if self._last_index is None:
-            self._warn_if_squashed(sample, *scales(self.alphas_cumprod[self._visited[index]]))
+            self._warn_if_squashed(sample, *scales(self._alphas_cumprod[self._visited[index]]))
         elif index > 0 and self._last_index < len(self._visited) - 1:
             self._warn_once(
                 "order",
@@ -272,10 +347,10 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
 
     def _original(self, prediction: torch.Tensor, sample: torch.Tensor, at_t: Scales) -> torch.Tensor:
         """Return the estimate of x_0, clipped or thresholded."""
-        return clipped(to_original(prediction, sample, at_t, self._prediction_type), self.config)
+        config = self.config
+        return clipped(to_original(prediction, sample, at_t, config.prediction_type), config)
 
     def _scales_at(self, timesteps: Any, samples: torch.Tensor, noise: torch.Tensor, name: str) -> Scales:
-        self._refresh()
         at_t = self._noising.scales_at(timesteps, samples, noise, name)
         if not (torch.compiler.is_compiling() or self._data_seen):
             self._data_seen = True

@@ -74,7 +74,6 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
     """
 
     _is_ode_scheduler = False  # read by parallel samplers, as of DDPMParallelScheduler
-    _chain: ReverseChain
 
     @settings_named
     @register_to_config
@@ -106,13 +105,13 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         self.one = torch.tensor(1.0, dtype=torch.float32, device="cpu")
         self._start()
 
-    def _make_chain(self, device: torch.device, *, same_tables: bool) -> None:
-        if not same_tables or self._chain.timesteps is not self._visited:
-            self._chain = self._chain_of(self.variance_type)
-        self._chain.tables_on(device)
+    def _make_chain(self, old: ReverseChain | None) -> ReverseChain:
+        chain = old if old and old.timesteps == self._visited else self._chain_of(self.variance_type)
+        chain.tables_on(self._timesteps.device)  # before a compiled graph asks for them
+        return chain
 
     def _chain_of(self, variance_type: str) -> ReverseChain:
-        return ReverseChain(self.alphas_cumprod, self._visited, variance_type, self.config.residuals)
+        return ReverseChain(self._alphas_cumprod, self._visited, variance_type, self.config.residuals)
 
     @property
     def variance_type(self) -> str:
@@ -133,7 +132,6 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         Raises:
             ValueError: stock cannot express the settings; the message says what would be lost.
         """
-        self._refresh()
         stock = DDPMScheduler.from_config(stock_settings(self.config))
         if not torch.equal(stock.alphas_cumprod, self.alphas_cumprod.cpu()):
             raise ValueError(
@@ -158,7 +156,6 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         Raises:
             ValueError, TypeError: not exactly one of the two, or a value that is not allowed.
         """
-        self._refresh()
         num_train_timesteps, spacing = self.config.num_train_timesteps, self.config.timestep_spacing
         check_one_given(num_inference_steps, timesteps)
         if timesteps is not None:
@@ -182,10 +179,9 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
                     "brightness. Use timestep_spacing='trailing', or a number of steps that divides "
                     f"{num_train_timesteps}."
                 )
-        self._visit(visited, torch.tensor(visited, device="cpu").to(device))
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = len(visited)
-        self._refresh()
+        self._visit(visited, torch.tensor(visited, device="cpu").to(device))
 
     def previous_timestep(self, timestep: int | torch.Tensor) -> int | torch.Tensor:
         """Return the timestep that the chain visits after `timestep`, or -1 at its end (clean data).
@@ -195,20 +191,20 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         Raises:
             ValueError: `timestep` is not in the chain.
         """
-        self._refresh()
-        index = self._position(timestep)
+        chain: ReverseChain = self._chain
+        index = self._position(chain, timestep)
         if index is None:
-            index = self._chain.index(checks.integer("timestep", timestep, 0, len(self) - 1))
-        if len(self._visited) == len(self):
+            index = chain.index(checks.integer("timestep", timestep, 0, len(self) - 1))
+        if len(chain.timesteps) == len(self):
             return timestep - 1
-        return self.timesteps[index + 1] if index + 1 < len(self._visited) else torch.tensor(-1)
+        return self.timesteps[index + 1] if index + 1 < len(chain.timesteps) else torch.tensor(-1)
 
     def linear_steps(self) -> list[LinearStep]:
         """Return the coefficients of all steps of the chain, for other programs that sample as this one.
 
         The noise is that of fixed variances; learned ones change it.
         """
-        self._refresh()
+        chain: ReverseChain = self._chain
         return [
             LinearStep(
                 step.scales.signal.item(),
@@ -217,24 +213,25 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
                 (step.posterior.original.item(),),
                 step.noise_std.item() if step.adds_noise else 0.0,
             )
-            for step in map(self._chain.step, range(len(self._visited)))
+            for step in map(chain.step, range(len(chain.timesteps)))
         ]
 
     def _coefficients(self, timestep: Any, sample: torch.Tensor) -> Step:
         """Return the coefficients of a step: 0-dimensional, or (B, 1, ...) for a batch of timesteps."""
+        chain: ReverseChain = self._chain
         if torch.compiler.is_compiling():
             if not isinstance(timestep, torch.Tensor):
                 timestep = torch.full((1,), timestep, device=sample.device)
             if timestep.numel() not in (1, len(sample)) or timestep.is_floating_point():
                 raise ValueError(f"timestep must be one integer or {len(sample)}, one for each sample.")
-            return self._chain.steps(timestep.reshape(-1), sample)
-        index = self._position(timestep)
+            return chain.steps(timestep.reshape(-1), sample)
+        index = self._position(chain, timestep)
         if index is None:
-            return self._chain.steps(checked_timesteps(timestep, len(self), batch_size=len(sample)), sample)
+            return chain.steps(checked_timesteps(timestep, len(self), batch_size=len(sample)), sample)
         if index - 1 != self._last_index:
             self._watch(index, sample)
         self._last_index = index
-        return self._chain.step(index)
+        return chain.step(index)
 
     def step(
         self,
@@ -266,7 +263,6 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         Raises:
             ValueError, TypeError: a timestep that is not in the chain, a wrong shape or kind.
         """
-        self._refresh()
         prediction, predicted_variance = self._split_variance(model_output, sample)
         if generator is not None and type(generator) is not torch.Generator:
             generator = checks.generator(generator, len(sample))
@@ -305,7 +301,6 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         Raises:
             ValueError, TypeError: as in `step`.
         """
-        self._refresh()
         prediction, _ = self._split_variance(model_output, sample)
         step = self._chain.steps(checked_timesteps(timesteps, len(self), batch_size=len(sample)), sample)
         original = self._original(prediction, sample, step.scales)
@@ -330,7 +325,6 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         Always a variance, where DDPMScheduler returns a variance, a standard deviation or a logarithm.
         `predicted_variance` is the second half of the network's output; only learned types use it.
         """
-        self._refresh()
         chain, kind = self._chain, self.variance_type
         if variance_type not in (None, kind):
             kind = checks.choice("variance_type", variance_type, VARIANCE_TYPES)

@@ -47,6 +47,7 @@ class FewStepChain(Chain):
         corrector_order: int,
     ):
         super().__init__(plan.timesteps)
+        self.plan = plan
         self._nodes = alphas_cumprod.detach().cpu().double()[plan.timesteps].tolist()
         self._orders = order, corrector_order
         self._noise_levels, self._noise_scale = plan.noise_levels(), plan.noise_scale
@@ -113,8 +114,6 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         NotImplementedError: an unknown `beta_schedule`.
     """
 
-    _chain: FewStepChain
-
     @settings_named
     @register_to_config
     def __init__(
@@ -147,7 +146,6 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
     ):
         self._estimates: list[torch.Tensor] = []
         self._begin_index: int | None = None
-        self._plan: FewStepPlan | None = None
         self._start()
 
     @classmethod
@@ -169,26 +167,29 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
             options = {"calibration": config.pop(HIDDEN_CALIBRATION)} | options
         return super().from_config(config, return_unused_kwargs, **options)
 
-    def _read_config(self) -> None:
-        super()._read_config()
-        config = self.config
-        order = checks.integer("solver_order", config.solver_order, 1, 3)
-        corrector_order = checks.integer("corrector_order", config.corrector_order, 0, 3)
-        if config.noise_level is not None:
-            checks.real("noise_level", config.noise_level, 0, 1)
-        elif config.noise_interval is not None or config.noise_scale != 1:
+    def _checked(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        settings = super()._checked(config)
+        num_train_timesteps = settings.get("num_train_timesteps", config["num_train_timesteps"])
+        settings["solver_order"] = checks.integer("solver_order", config["solver_order"], 1, 3)
+        settings["corrector_order"] = checks.integer("corrector_order", config["corrector_order"], 0, 3)
+        noise_interval, noise_scale = config["noise_interval"], config["noise_scale"]
+        if config["noise_level"] is not None:
+            checks.real("noise_level", config["noise_level"], 0, 1)
+        elif noise_interval is not None or noise_scale != 1:
             raise ValueError(
-                f"noise_interval is {config.noise_interval} and noise_scale {config.noise_scale}, but "
+                f"noise_interval is {noise_interval} and noise_scale {noise_scale}, but "
                 "noise_level is not given: give it, too, or leave all to the calibration."
             )
-        checks.real("noise_scale", config.noise_scale, 0, 1)
-        check_noise_interval(config.noise_interval, len(self))
-        check_calibration(config.calibration, len(self))
-        self._orders = order, corrector_order
-        self._places = half_log_snrs(self.alphas_cumprod.detach().cpu().double().tolist())
+        checks.real("noise_scale", noise_scale, 0, 1)
+        check_noise_interval(noise_interval, num_train_timesteps)
+        check_calibration(config["calibration"], num_train_timesteps)
+        return settings
 
-    def _make_chain(self, device: torch.device, *, same_tables: bool) -> None:
-        self._estimates = []
+    def _make_tables(self) -> None:
+        self._places = half_log_snrs(self._alphas_cumprod.detach().cpu().double().tolist())
+        super()._make_tables()
+
+    def _make_chain(self, old: FewStepChain | None) -> FewStepChain:
         config, count = self.config, len(self._visited)
         if config.noise_level is not None:
             noise = config.noise_level, config.noise_interval, config.noise_scale
@@ -198,8 +199,9 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         else:
             plan = FewStepPlan(self._visited, default_noise_level(count))
         # The chain of an earlier run with the same settings has its coefficients already.
-        if not same_tables or plan != self._plan:
-            self._plan, self._chain = plan, FewStepChain(self.alphas_cumprod, plan, *self._orders)
+        if old is not None and old.plan == plan:
+            return old
+        return FewStepChain(self._alphas_cumprod, plan, config.solver_order, config.corrector_order)
 
     @property
     def default_num_inference_steps(self) -> int:
@@ -218,10 +220,9 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         Raises:
             ValueError, TypeError: another number.
         """
-        self._refresh()
-        return self._choose(
-            checks.integer("num_inference_steps", num_inference_steps, 1, len(self))
-        ).timesteps
+        count = checks.integer("num_inference_steps", num_inference_steps, 1, len(self))
+        self._see_changed_table()
+        return self._choose(count).timesteps
 
     def set_timesteps(
         self,
@@ -239,7 +240,6 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         Raises:
             ValueError, TypeError: not exactly one of the two, or a value that is not allowed.
         """
-        self._refresh()
         check_one_given(num_inference_steps, timesteps)
         if timesteps is not None:
             visited = checked_timesteps(timesteps, len(self), order="falling").tolist()
@@ -251,11 +251,10 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
                     "the scheduler has no calibration, so its timesteps are those that are good for most "
                     "networks. ddpm_from_scratch.calibrate finds better ones for this network.",
                 )
-        self._visit(visited, torch.tensor(visited, device="cpu").to(device))
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = len(visited)
         self._begin_index = None
-        self._refresh()
+        self._visit(visited, torch.tensor(visited, device="cpu").to(device))
 
     @property
     def begin_index(self) -> int | None:
@@ -273,13 +272,13 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
 
     def linear_steps(self) -> list[LinearStep]:
         """Return the coefficients of all steps of the chain, for other programs that sample as this one."""
-        self._refresh()
-        chain = self._chain
-        return [chain.step(index, min(index + 1, chain.num_estimates)) for index in range(len(self._visited))]
+        chain: FewStepChain = self._chain
+        count = len(chain.timesteps)
+        return [chain.step(index, min(index + 1, chain.num_estimates)) for index in range(count)]
 
-    def _index(self, timestep: Any) -> int:
+    def _index(self, chain: FewStepChain, timestep: Any) -> int:
         """Return where in the chain a timestep is."""
-        index = self._position(timestep)
+        index = self._position(chain, timestep)
         if index is not None:
             return index
         values = torch.as_tensor(timestep).reshape(-1)
@@ -288,7 +287,7 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
                 f"timestep is {timestep!r}, but must be one integer: all samples of a batch take the same "
                 "steps, because each uses the estimates of the steps before."
             )
-        return self._chain.index(int(values[0]))
+        return chain.index(int(values[0]))
 
     def step(
         self,
@@ -315,13 +314,13 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         Raises:
             ValueError, TypeError: a timestep that is not in the chain, a wrong shape or kind.
         """
-        self._refresh()
         prediction, _ = self._split_variance(model_output, sample)
         if generator is not None and type(generator) is not torch.Generator:
             generator = checks.generator(generator, len(sample))
         if variance_noise is not None:
             checks.noise_like("variance_noise", variance_noise, "sample", sample)
-        index = self._index(timestep)
+        chain: FewStepChain = self._chain
+        index = self._index(chain, timestep)
         if index - 1 != self._last_index:
             self._watch(index, sample)
             self._estimates = []
@@ -333,10 +332,10 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         self._last_index = index
         dtype, sample, prediction = sample.dtype, at_least_float32(sample), at_least_float32(prediction)
 
-        step = self._chain.step(index, min(len(self._estimates) + 1, self._chain.num_estimates))
+        step = chain.step(index, min(len(self._estimates) + 1, chain.num_estimates))
         original = self._original(prediction, sample, Scales(step.signal, step.noise))
-        self._estimates = [original, *self._estimates[: self._chain.num_estimates - 1]]
-        if index == len(self._visited) - 1:
+        self._estimates = [original, *self._estimates[: chain.num_estimates - 1]]
+        if index == len(chain.timesteps) - 1:
             self._estimates = []
             prev_sample = original.clone()
         else:
