@@ -16,8 +16,8 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils.torch_utils import randn_tensor
 
 from .. import checks
-from ..process.diffusion import Scales, add_noise, scales, to_original, velocity
-from ..process.estimate import clipped, split_variance
+from ..process.diffusion import Scales, add_noise, scales, velocity
+from ..process.estimate import split_variance
 from ..process.timesteps import Chain, checked_timesteps
 from .noising_table import NoisingTable
 from .scheduler_settings import (
@@ -99,6 +99,11 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         self._last_index: int | None = None
         self._schedule: dict[str, Any] = {}
         self._internal_dict = self.config
+
+    @property
+    def config(self) -> FrozenDict:
+        """The configuration, as in diffusers; assign settings by `register_to_config`."""
+        return self.__dict__["_internal_dict"]
 
     @property
     def _internal_dict(self) -> FrozenDict:
@@ -183,8 +188,12 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
     @property
     def _chain(self) -> Any:
         """The coefficients of the chain, right for the state."""
-        self._see_changed_table()
-        self._see_changed_timesteps()
+        if not torch.compiler.is_compiling() and (
+            self._alphas_version != self._alphas_cumprod._version
+            or self._timesteps_version != self._timesteps._version
+        ):
+            self._see_changed_table()
+            self._see_changed_timesteps()
         return self._made_chain
 
     @property
@@ -203,9 +212,7 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         self._alphas_version = self._alphas_cumprod._version
 
     def _see_changed_timesteps(self) -> None:
-        """Follow a change of the timesteps in place."""
-        if torch.compiler.is_compiling() or self._timesteps_version == self._timesteps._version:
-            return
+        """Follow a change of the timesteps in place, if their values are others."""
         if self._timesteps.tolist() != self._visited:
             self._use_timesteps(self._timesteps)
         self._timesteps_version = self._timesteps._version
@@ -344,11 +351,6 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         checks.samples("model_output", model_output)
         checks.same_device("model_output", model_output, "sample", sample)
         return split_variance(model_output, sample, self.config.variance_type)
-
-    def _original(self, prediction: torch.Tensor, sample: torch.Tensor, at_t: Scales) -> torch.Tensor:
-        """Return the estimate of x_0, clipped or thresholded."""
-        config = self.config
-        return clipped(to_original(prediction, sample, at_t, config.prediction_type), config)
 
     def _scales_at(self, timesteps: Any, samples: torch.Tensor, noise: torch.Tensor, name: str) -> Scales:
         at_t = self._noising.scales_at(timesteps, samples, noise, name)

@@ -17,7 +17,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .. import checks
-from ..process.diffusion import LinearStep, learned_log_variance, posterior_mean
+from ..process.diffusion import LinearStep, learned_log_variance, posterior_mean, to_original
+from ..process.estimate import clipped
 from ..process.timesteps import check_one_given, checked_timesteps, spaced_timesteps
 from ..words import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
 from .reverse_chain import ReverseChain, Step
@@ -268,12 +269,15 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
             generator = checks.generator(generator, len(sample))
         step = self._coefficients(timestep, sample)
 
-        original = self._original(prediction, sample, step.scales)
+        config = self.config
+        original = clipped(to_original(prediction, sample, step.scales, config.prediction_type), config)
         prev_sample = posterior_mean(original, sample, step.posterior)
         if variance_noise is not None:
             checks.noise_like("variance_noise", variance_noise, "sample", sample)
         if step.adds_noise:
-            noise_std = self._noise_std(step, predicted_variance)
+            noise_std = step.noise_std
+            if predicted_variance is not None:
+                noise_std = self._noise_std(step, predicted_variance)
             noise = standard_normal(prediction, generator) if variance_noise is None else variance_noise
             # In place, PyTorch would round the standard deviation to half precision.
             in_place = variance_noise is None and noise_std.dtype == noise.dtype
@@ -303,7 +307,8 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         """
         prediction, _ = self._split_variance(model_output, sample)
         step = self._chain.steps(checked_timesteps(timesteps, len(self), batch_size=len(sample)), sample)
-        original = self._original(prediction, sample, step.scales)
+        config = self.config
+        original = clipped(to_original(prediction, sample, step.scales, config.prediction_type), config)
         dtype = torch.promote_types(prediction.dtype, sample.dtype)
         return posterior_mean(original, sample, step.posterior).to(dtype)
 

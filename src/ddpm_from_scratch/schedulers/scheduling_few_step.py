@@ -14,7 +14,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from .. import checks
-from ..process.diffusion import LinearStep, Scales, at_least_float32
+from ..process.diffusion import LinearStep, Scales, at_least_float32, to_original
+from ..process.estimate import clipped
 from ..process.timesteps import Chain, check_one_given, checked_timesteps
 from .exponential_adams import few_step, half_log_snrs
 from .few_step_profile import (
@@ -333,7 +334,8 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         dtype, sample, prediction = sample.dtype, at_least_float32(sample), at_least_float32(prediction)
 
         step = chain.step(index, min(len(self._estimates) + 1, chain.num_estimates))
-        original = self._original(prediction, sample, Scales(step.signal, step.noise))
+        config, at_t = self.config, Scales(step.signal, step.noise)
+        original = clipped(to_original(prediction, sample, at_t, config.prediction_type), config)
         self._estimates = [original, *self._estimates[: chain.num_estimates - 1]]
         if index == len(chain.timesteps) - 1:
             self._estimates = []
