@@ -15,12 +15,13 @@ import torch
 from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, build_model, model_config
 from ddpm_from_scratch.data.datasets import load_digits
 from ddpm_from_scratch.data.exact import SCHEDULES, digit_means, exact_scheduler, narrow_mixture, seeded
+from ddpm_from_scratch.data.points import spiral
 from ddpm_from_scratch.density.bound import Likelihood, variational_bound, variational_bounds
 from ddpm_from_scratch.density.flow import flow_likelihood
 from ddpm_from_scratch.density.residuals import residual_curve
 from ddpm_from_scratch.density.score import annealed_langevin, langevin, predictor_corrector
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser, spiral
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.runtime.cpu import keep_large_allocations
 
 

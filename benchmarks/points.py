@@ -20,8 +20,8 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler
+from ddpm_from_scratch.data.points import swiss_roll
 from ddpm_from_scratch.networks.models import build_model, model_config
-from ddpm_from_scratch.networks.toy_data import swiss_roll
 from ddpm_from_scratch.training.config import parse_config
 from loops import Ours, quiet
 

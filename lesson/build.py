@@ -28,10 +28,10 @@ import worked
 from computed import Figures
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler
 from ddpm_from_scratch.data.exact import seeded
+from ddpm_from_scratch.data.points import POINT_DATASETS, swiss_roll
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
 from ddpm_from_scratch.measures.plots import COLOURS
 from ddpm_from_scratch.networks.models import sample_shape
-from ddpm_from_scratch.networks.toy_data import POINT_DATASETS, swiss_roll
 from ddpm_from_scratch.process.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule
 from ddpm_from_scratch.sharing.space import TEMPLATE, WEIGHTS, chain_steps
 from illustrations import NAMES, draw, quiet

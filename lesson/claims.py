@@ -18,7 +18,7 @@ from ddpm_from_scratch.density.bound import variational_bounds
 from ddpm_from_scratch.density.residuals import residual_curve
 from ddpm_from_scratch.density.score import langevin, tweedie
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.noise_schedules import snr
 
 

@@ -16,7 +16,7 @@ from ddpm_from_scratch import (
     DDPMFromScratchScheduler,
     FewStepScheduler,
 )
-from ddpm_from_scratch.networks.toy_data import POINT_DATASETS
+from ddpm_from_scratch.data.points import POINT_DATASETS
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 

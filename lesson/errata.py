@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from computed import Figures, print_figures
 from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, build_model, model_config
 from ddpm_from_scratch.data.exact import exact_scheduler, seeded
+from ddpm_from_scratch.data.points import swiss_roll, swiss_roll_curve
 from ddpm_from_scratch.density.bound import variational_bound
 from ddpm_from_scratch.density.flow import flow_likelihood
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser, swiss_roll, swiss_roll_curve
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.diffusion import posterior, scales, to_score
 from ddpm_from_scratch.process.noise_schedules import (
     alphas_cumprod_from_betas,

@@ -16,9 +16,9 @@ from claims import bound_gaps, langevin_variance, residual_shares, ten_steps
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler
 from ddpm_from_scratch.data.exact import SCHEDULES as EXACT_SCHEDULES
 from ddpm_from_scratch.data.exact import exact_mixture, exact_scheduler, narrow_mixture, seeded
+from ddpm_from_scratch.data.points import swiss_roll
 from ddpm_from_scratch.density.score import langevin, tweedie
 from ddpm_from_scratch.measures.plots import COLOURS
-from ddpm_from_scratch.networks.toy_data import swiss_roll
 from ddpm_from_scratch.process.diffusion import forward_step
 from ddpm_from_scratch.process.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule
 from worked import SCHEDULES

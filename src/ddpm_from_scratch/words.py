@@ -59,7 +59,7 @@ LAYOUTS = ("portable", "remote-code")
 # How the divergence of the probability flow is computed.
 DIVERGENCES = ("exact", "hutchinson")
 
-# Data that need no files: scikit-learn's digits, and points drawn from formulas (see networks/toy_data.py).
+# Data that need no files: scikit-learn's digits, and points drawn from formulas (see data/points.py).
 POINT_DATASET_NAMES = ("swiss_roll", "spiral", "two_moons", "checkerboard", "eight_gaussians", "pinwheel")
 BUILT_IN_DATASETS = ("digits", *POINT_DATASET_NAMES)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES, posterior
 
 MEAN = [0.5, -1.0]

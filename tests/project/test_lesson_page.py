@@ -8,9 +8,9 @@ import torch
 from build import SAMPLERS, TABS, chain_of
 from common import ROOT
 from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser
+from ddpm_from_scratch.data.points import swiss_roll
 from ddpm_from_scratch.density.score import snr_step_size
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
-from ddpm_from_scratch.networks.toy_data import swiss_roll
 from ddpm_from_scratch.process.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule
 from worked import SCHEDULES
 

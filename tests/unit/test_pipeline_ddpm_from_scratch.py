@@ -22,7 +22,7 @@ from ddpm_from_scratch import (
     build_model,
     model_config,
 )
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES
 
 SHORT = {"num_train_timesteps": 20, "beta_schedule": "squaredcos_cap_v2"}

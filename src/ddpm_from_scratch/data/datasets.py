@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..networks.toy_data import POINT_DATASETS
+from ..data.points import POINT_DATASETS
 from ..runtime.privacy import without_folders
 from .images import IMAGE_MODES, Augmentation, BadImages, DataError, Decoder
 from .order import Batch, ImageStream, PositionDataset, load_batches, positions_of

@@ -3,7 +3,7 @@
 import sklearn.datasets
 import torch
 
-from ..networks.toy_data import GaussianMixtureDenoiser
+from ..networks.mixtures import GaussianMixtureDenoiser
 from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid_alpha_bar"}

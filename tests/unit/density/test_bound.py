@@ -14,7 +14,7 @@ from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, build_model, m
 from ddpm_from_scratch.density.bound import merged, variational_bound, variational_bounds
 from ddpm_from_scratch.density.flow import flow_likelihood
 from ddpm_from_scratch.density.residuals import residual_curve, smooth_residuals
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.words import VARIANCE_TYPES
 from likelihood import (
     digit_means,

@@ -14,8 +14,8 @@ from ddpm_from_scratch import (
 )
 from ddpm_from_scratch.density.residuals import residual_curve
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.networks.models import model_config
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ddpm_from_scratch.density.score import (
     tweedie,
 )
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES, scales, to_score
 
 MEANS = [[0.5, -1.0], [2.0, 1.0], [-1.0, 0.3]]

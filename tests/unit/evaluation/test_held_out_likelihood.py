@@ -24,7 +24,7 @@ from ddpm_from_scratch.density.residuals import residual_curve, smooth_residuals
 from ddpm_from_scratch.evaluation import held_out_likelihood as likelihoods
 from ddpm_from_scratch.evaluation.held_out_likelihood import held_out_likelihood, in_words, spread
 from ddpm_from_scratch.hub import upload as hub
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.training.config import TrainingConfig
 
 

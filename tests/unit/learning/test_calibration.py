@@ -10,7 +10,7 @@ from diffusers import UNet2DModel
 from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, FewStepScheduler
 from ddpm_from_scratch.learning.calibration import calibrate, equal_error_density
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser
 from ddpm_from_scratch.density import bound_terms as bound
 from ddpm_from_scratch.learning import objectives
 from ddpm_from_scratch.learning import timestep_samplers as samplers
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES, broadcast_to_sample, scales, to_original
 
 

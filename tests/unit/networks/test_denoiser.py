@@ -7,7 +7,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
 from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES
 
 PROCESS = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}

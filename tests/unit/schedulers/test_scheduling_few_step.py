@@ -20,7 +20,7 @@ from ddpm_from_scratch import (
     FewStepScheduler,
     PointDenoiser,
 )
-from ddpm_from_scratch.networks.toy_data import GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.schedulers.exponential_adams import adams_weights, few_step, half_log_snr
 from ddpm_from_scratch.schedulers.few_step_profile import (
     choose,

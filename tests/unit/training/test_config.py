@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from common import ROOT
-from ddpm_from_scratch.networks import toy_data
+from ddpm_from_scratch.data import points
 from ddpm_from_scratch.training.config import TrainingConfig, parse_config
 from ddpm_from_scratch.training.prepare import start_tracking
 from ddpm_from_scratch.words import POINT_DATASET_NAMES
@@ -123,7 +123,7 @@ def test_a_bare_no_in_yaml_is_a_precision(tmp_path):
 
 
 def test_names_of_points_are_those_of_the_library():
-    assert POINT_DATASET_NAMES == tuple(toy_data.POINT_DATASETS)
+    assert POINT_DATASET_NAMES == tuple(points.POINT_DATASETS)
 
 
 def test_every_flag_has_help():

@@ -1,12 +1,10 @@
-"""Points and exact denoisers: against moments, numerical integration and derivatives."""
-
-import math
+"""The exact denoiser of mixtures, against numerical integration and derivatives."""
 
 import pytest
 import torch
 
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler
-from ddpm_from_scratch.networks.toy_data import POINT_DATASETS, GaussianMixtureDenoiser
+from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES, scales, to_original
 
 MEANS = [[0.5, -1.0], [2.0, 1.0], [-1.0, 0.3]]
@@ -23,30 +21,6 @@ def mixture(covariances=COVARIANCES, **options):
 both_kinds = pytest.mark.parametrize(
     "exact", [mixture(), mixture(COVARIANCES[0])], ids=["own covariances", "one covariance"]
 )
-
-
-@pytest.mark.parametrize("name", POINT_DATASETS)
-def test_points_have_mean_0_and_variance_1(name, generator):
-    points = POINT_DATASETS[name](200_000, generator).double()
-    assert points.shape == (200_000, 2)
-    # 5 standard errors; the kurtosis of all is below 4
-    torch.testing.assert_close(points.mean(0), torch.zeros(2).double(), rtol=0, atol=5 / 200_000**0.5)
-    torch.testing.assert_close(points.var(0), torch.ones(2).double(), rtol=0, atol=5 * (3 / 200_000) ** 0.5)
-
-
-@pytest.mark.parametrize("name", POINT_DATASETS)
-def test_noise_is_added_in_standardised_units(name, generator):
-    points = POINT_DATASETS[name](200_000, generator, noise_std=0.5).double()
-    torch.testing.assert_close(points.var(0), torch.full((2,), 1.25).double(), rtol=0, atol=0.03)
-
-
-def test_dark_squares_only_and_eight_clusters(generator):
-    board = POINT_DATASETS["checkerboard"](10_000, generator).double() * (4 / 3) ** 0.5 + 2
-    assert set(((board + 1e-6).floor().sum(1) % 2).tolist()) == {0.0}
-    ring = POINT_DATASETS["eight_gaussians"](10_000, generator).double() * (1 / 2 + 1 / 64) ** 0.5
-    turns = torch.atan2(ring[:, 1], ring[:, 0]) / (math.pi / 4)
-    assert torch.bincount(turns.round().long() % 8).min() > 1000
-    assert float((turns - turns.round()).std()) < 0.2
 
 
 @both_kinds
