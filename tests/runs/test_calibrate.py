@@ -1,11 +1,9 @@
 """Calibration of saved pipelines: the command, the flag of train.py, what the Hub's users get of it."""
 
 import json
-import math
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -18,10 +16,8 @@ from ddpm_from_scratch import (
     build_model,
     model_config,
 )
-from ddpm_from_scratch.data.datasets import load_digits, load_training_data
-from ddpm_from_scratch.evaluation.candidates import calibrate_pipeline, distance_from
-from ddpm_from_scratch.evaluation.features import MiddleBlockFeatures, PixelFeatures
-from ddpm_from_scratch.measures import metrics
+from ddpm_from_scratch.data.datasets import load_training_data
+from ddpm_from_scratch.evaluation.candidates import calibrate_pipeline
 from ddpm_from_scratch.runtime.errors import Stopped
 from ddpm_from_scratch.training.config import parse_config
 from promises.trials import folder_data, image_folder
@@ -180,23 +176,6 @@ def test_wrong_arguments_are_refused_and_nothing_changes(
     assert config_of(tmp_path / "run") == config_of(tiny_run)
 
 
-@pytest.fixture(scope="module")
-def digits_data():
-    config = parse_config(["--dataset_name=digits", "--output_dir=unused"])
-    return load_training_data(config, None, None)
-
-
-def test_candidates_are_judged_by_the_root_of_frechets_distance_times_sliced_w2(digits_data, generator):
-    samples = torch.rand(100, 1, 8, 8, generator=generator) * 2 - 1
-    training = load_digits()[0]
-    distance = distance_from(digits_data, PixelFeatures((1, 8, 8)))
-    frechet = metrics.frechet_distance(samples.flatten(1), training.flatten(1))
-    sliced = metrics.sliced_wasserstein(samples.flatten(1).double(), training.flatten(1).double())
-    assert distance(samples) == pytest.approx(frechet**0.5 * sliced, rel=1e-6)
-    assert distance(training) < 1e-3 * distance(samples)
-    assert distance(samples * math.nan) == math.inf
-
-
 @pytest.mark.filterwarnings("ignore::ddpm_from_scratch.SchedulerWarning")
 def test_a_stop_is_heard_after_a_candidate(tiny_run, digits_data):
     pipeline, asked = DDPMFromScratchPipeline.from_pretrained(tiny_run), []
@@ -210,15 +189,3 @@ def test_a_stop_is_heard_after_a_candidate(tiny_run, digits_data):
             pipeline, digits_data, num_steps=[2], num_samples=4, features="pixels", stop_requested=stop
         )
     assert len(asked) == 3 and not pipeline.scheduler.config.calibration
-
-
-def test_middle_block_features_are_those_of_the_network(generator):
-    torch.manual_seed(0)
-    network = build_model(model_config("tiny", num_class_embeds=3)).eval()
-    images = torch.randn(5, 1, 8, 8, generator=generator)
-    features = MiddleBlockFeatures(network)(images)
-    kept = []
-    network.mid_block.register_forward_hook(lambda _, __, output: kept.append(output))
-    with torch.no_grad():
-        network(images, 0, class_labels=torch.zeros(5, dtype=torch.long))
-    np.testing.assert_allclose(features.numpy(), kept[0].mean((2, 3)).numpy(), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Evaluation: samples that do not depend on the processes, figures that catch a copy, the command."""
+"""The command evaluate.py: figures that do not depend on the processes, and errors of one line."""
 
 import json
 import os
@@ -11,30 +11,22 @@ import torch
 from PIL import Image
 
 import evaluate
-from common import ROOT, seeded
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from common import save_images, untrained_pipeline
+from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.data.datasets import load_digits
 from ddpm_from_scratch.evaluation import quality
-from ddpm_from_scratch.evaluation.figures import Columns, figures, format_results, metric_names
+from ddpm_from_scratch.evaluation.figures import format_results, metric_names
 from ddpm_from_scratch.evaluation.sampling import generate
 from ddpm_from_scratch.measures import metrics
 
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
 
 
-def make_pipeline(name="tiny", **model):
-    torch.manual_seed(0)
-    scheduler = DDPMFromScratchScheduler(num_train_timesteps=20, beta_schedule="squaredcos_cap_v2")
-    pipeline = DDPMFromScratchPipeline(build_model(model_config(name, **model)).eval(), scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 @pytest.fixture(scope="module")
 def digits_pipeline(tmp_path_factory):
     """The folder of an untrained pipeline for digits."""
     folder = tmp_path_factory.mktemp("pipeline") / "digits"
-    make_pipeline().save_pretrained(folder)
+    untrained_pipeline().save_pretrained(folder)
     return folder
 
 
@@ -94,128 +86,6 @@ def test_every_process_evaluates_the_network_equally_often(two_processes):
     first, second = two_processes[0]
     assert first["sizes"] == [4] * 5 + [2] * 5 and second["sizes"] == [4] * 5 + [1] * 5
     assert first["steps"] == second["steps"] == 10
-
-
-def test_each_batch_has_its_own_stream_and_another_seed_gives_other_samples():
-    pipeline = make_pipeline()
-    made, fewer, other = (
-        generate(pipeline, count, batch_size=4, num_inference_steps=2, seed=seed).samples
-        for count, seed in ((8, 0), (4, 0), (8, 1))
-    )
-    assert torch.equal(made[:4], fewer) and not torch.equal(made[:4], made[4:])
-    assert not torch.equal(made, other)
-    assert made.dtype == torch.float32 and float(made.min()) >= -1 and float(made.max()) <= 1
-    assert float(made.min()) < -0.5 and float(made.max()) > 0.5  # the network's units, not [0, 1]
-
-
-def test_guidance_is_counted_as_two_evaluations_a_step():
-    pipeline = make_pipeline(num_class_embeds=4)
-    pipeline.register_to_config(null_class_label=3)
-    for scale, evaluations in ((1.0, 3), (2.0, 6)):
-        made = generate(pipeline, 7, batch_size=4, num_inference_steps=3, guidance_scale=scale)
-        assert made.evaluations_per_sample == evaluations
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "error"),
-    [
-        ("num_inference_steps", 0, ValueError),
-        ("num_inference_steps", 2.5, TypeError),
-        ("batch_size", True, TypeError),
-    ],
-)
-def test_a_number_that_is_none_is_refused_and_not_taken_for_the_default(name, value, error):
-    with pytest.raises(error, match=f"{name} is {value}, but must be an integer of at least 1"):
-        generate(make_pipeline(), 4, **{name: value})
-
-
-def test_labels_of_a_conditional_network_are_dealt_evenly():
-    pipeline, seen = make_pipeline(num_class_embeds=3), []
-    pipeline.unet.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["class_labels"].tolist()), with_kwargs=True
-    )
-    generate(pipeline, 7, batch_size=4, num_inference_steps=2)
-    assert seen == [[0, 1, 2, 0]] * 2 + [[1, 2, 0]] * 2
-
-
-def test_sampling_can_be_stopped_and_leaves_the_pipeline_as_it_was():
-    pipeline, steps = make_pipeline(), []
-
-    def stop_at_the_third():
-        steps.append(1)
-        if len(steps) == 3:
-            raise InterruptedError
-
-    pipeline.set_progress_bar_config(disable=False, desc="mine")
-    with pytest.raises(InterruptedError):
-        generate(pipeline, 4, num_inference_steps=10, on_step=stop_at_the_third)
-    assert len(steps) == 3 and not pipeline.unet._forward_hooks
-    assert pipeline._progress_bar_config == {"disable": False, "desc": "mine"}
-
-
-def test_diverged_weights_are_named():
-    pipeline = make_pipeline()
-    torch.nn.init.constant_(pipeline.unet.conv_out.bias, float("nan"))
-    with pytest.raises(FloatingPointError, match="samples that are not finite"):
-        generate(pipeline, 4, num_inference_steps=2)
-
-
-def digit_columns(copies=0.0, has_held_out=True):
-    """Pixels of half of the training digits as samples, the other half as training data; some are copies."""
-    train, _, held_out, _ = load_digits()
-    train, held_out = train.flatten(1), held_out.flatten(1)
-    made, training = train[:700].clone(), train[700:]
-    count = int(copies * len(made))
-    made[:count] = training[:count] + 0.02 * torch.randn(count, 64, generator=seeded())
-    return Columns(made, training, held_out if has_held_out else None)
-
-
-@pytest.mark.parametrize("has_held_out", [True, False])
-def test_copied_training_set_is_flagged_and_fresh_data_are_not(has_held_out):
-    fresh, tenth, copied = (
-        figures(digit_columns(copies, has_held_out), "pixels") for copies in (0.0, 0.1, 1.0)
-    )
-    assert fresh["near_copies_pixels_in_words"].startswith("No sign of copying")
-    assert fresh["near_copies_pixels_p_value"] > 0.001
-    assert (
-        0.5
-        < fresh["near_copies_pixels_median_distance"] / fresh["near_copies_pixels_median_distance_floor"]
-        < 2
-    )
-    for found, least in ((tenth, 0.1), (copied, 1.0)):
-        assert found["near_copies_pixels_in_words"].startswith("Possible copying")
-        assert found["near_copies_pixels"] >= least and found["near_copies_pixels_p_value"] < 1e-6
-    if not has_held_out:  # judged against what it copied, it looks better than any fresh data
-        assert copied["frechet_distance_pixels"] < 0.5 * fresh["frechet_distance_pixels"]
-
-
-def test_floor_is_the_figure_of_training_samples():
-    columns = digit_columns()
-    first = figures(columns, "x")
-    floor, reference = columns.floor_pair
-    again = figures(Columns(floor, columns.training, reference), "x")
-    for key in ("frechet_distance_x", "kernel_distance_x", "precision_x", "recall_x"):
-        assert again[key] == again[f"{key}_floor"] == first[f"{key}_floor"] != first[key]
-    usual = metrics.nearest_distances(columns.held_out, columns.training).median()
-    assert first["near_copies_x_median_distance_floor"] == float(usual)
-
-
-def test_without_held_out_data_the_floor_is_of_two_parts_of_the_training_data():
-    floor, reference = digit_columns(has_held_out=False).floor_pair
-    together = torch.cat([floor, reference])
-    assert len(floor) == 368 and len(together) == 737  # half of the training data, and the rest
-    assert len(torch.unique(together, dim=0)) == len(torch.unique(load_digits()[0][700:].flatten(1), dim=0))
-
-
-def test_fid_means_inception_and_every_name_tells_the_features():
-    results = {"sample_shape": [3, 8, 8], "features": {"inception": "", "dinov2-small": "", "pixels": ""}}
-    names = metric_names(results)
-    for key, name in names.items():
-        features = [word for word in ("inception", "dinov2-small", "pixels") if word in name.lower()]
-        assert features and (key == "sliced_w2" or key.endswith(features[0])), key
-        assert (name.startswith("FID") or name.startswith("KID")) <= (features == ["inception"])
-        assert ("not FID" in name) == (key.startswith("frechet") and "inception" not in key)
-    assert names["frechet_distance_inception"].startswith("FID: ") and len(names) == 16
 
 
 def results_of(folder):
@@ -283,16 +153,8 @@ def test_half_precision_is_inside_the_network_alone(digits_pipeline, tmp_path, m
     assert inside == {torch.bfloat16} and outside == {torch.float32}
 
 
-def save_images(folder, count, seed):
-    folder.mkdir()
-    generator = np.random.default_rng(seed)
-    for index in range(count):
-        Image.fromarray(generator.integers(0, 255, (20, 16, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return folder
-
-
 def test_folder_of_images_is_judged_with_and_without_held_out_ones(tiny_dinov2, tmp_path, capfd):
-    make_pipeline(sample_size=16).save_pretrained(tmp_path / "pipe")  # grey: photos follow
+    untrained_pipeline(sample_size=16).save_pretrained(tmp_path / "pipe")  # grey: photos follow
     photos, unseen = save_images(tmp_path / "photos", 12, 0), save_images(tmp_path / "unseen", 5, 1)
     flags = [
         str(tmp_path / "pipe"), f"--train_data_dir={photos}", "--center_crop",
@@ -314,7 +176,7 @@ def test_folder_of_images_is_judged_with_and_without_held_out_ones(tiny_dinov2, 
 
 
 def test_points_are_judged_in_their_coordinates(tmp_path):
-    make_pipeline("points").save_pretrained(tmp_path / "pipe")
+    untrained_pipeline("points").save_pretrained(tmp_path / "pipe")
     flags = [
         str(tmp_path / "pipe"),
         "--dataset_name=swiss_roll",
@@ -384,18 +246,3 @@ def test_unknown_flag_is_one_line(capfd):
     with pytest.raises(SystemExit) as caught:
         evaluate.main(["somewhere", "--dataset_nam=digits"])
     assert caught.value.code == 2 and len(capfd.readouterr().err.splitlines()) == 1
-
-
-def test_stream_and_too_few_images_are_refused_before_anything_is_sampled(tmp_path):
-    from ddpm_from_scratch.data.datasets import load_training_data
-    from ddpm_from_scratch.training.config import TrainingConfig
-
-    folder = save_images(tmp_path / "few", 7, 0)
-    options = {"train_data_dir": str(folder), "cache_dir": str(tmp_path / "cache")}
-    for more, message in (
-        ({"streaming": True, "max_train_steps": 1}, "leave --streaming out"),
-        ({}, "7 training samples, but needs at least 8"),
-    ):
-        data = load_training_data(TrainingConfig(**options, **more), 16, 3)
-        with pytest.raises(ValueError, match=message):
-            quality.evaluate(None, data, num_samples=8)

@@ -6,15 +6,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 import runs
+from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def untrained_pipeline(name="tiny", **model):
+    """Return a pipeline of 20 timesteps with a named network of random weights."""
+    torch.manual_seed(0)
+    scheduler = DDPMFromScratchScheduler(num_train_timesteps=20, beta_schedule="squaredcos_cap_v2")
+    pipeline = DDPMFromScratchPipeline(build_model(model_config(name, **model)).eval(), scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def save_images(folder, count, seed):
+    """Write images of noise, 20 px high and 16 px wide, into a new folder and return it."""
+    folder.mkdir()
+    generator = np.random.default_rng(seed)
+    for index in range(count):
+        Image.fromarray(generator.integers(0, 255, (20, 16, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
 
 
 def run_training(

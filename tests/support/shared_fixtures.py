@@ -23,6 +23,15 @@ def generator():
 
 
 @pytest.fixture(scope="session")
+def digits_data():
+    """The built-in digits, as a training run has them."""
+    from ddpm_from_scratch.data.datasets import load_training_data
+    from ddpm_from_scratch.training.config import TrainingConfig
+
+    return load_training_data(TrainingConfig(dataset_name="digits", output_dir="unused"), None, None)
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """The output folder of a short training run: two checkpoints, EMA, evaluation."""
     folder = tmp_path_factory.mktemp("run") / "digits"

@@ -10,7 +10,16 @@ import transformers
 from PIL import Image
 
 from common import DINOV2_PROCESSOR, TINY_TRANSFORMER, save_vision_model, seeded
-from ddpm_from_scratch.evaluation.features import VisionModelFeatures, load_features, to_rgb_uint8
+from ddpm_from_scratch import (
+    build_model,
+    model_config,
+)
+from ddpm_from_scratch.evaluation.features import (
+    MiddleBlockFeatures,
+    VisionModelFeatures,
+    load_features,
+    to_rgb_uint8,
+)
 from ddpm_from_scratch.runtime.errors import ConfigError
 
 VIT_PROCESSOR = {
@@ -147,3 +156,15 @@ def test_features_that_do_not_fit_are_one_line(features, shape, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_features(features, shape)
     assert "\n" not in str(caught.value)
+
+
+def test_middle_block_features_are_those_of_the_network(generator):
+    torch.manual_seed(0)
+    network = build_model(model_config("tiny", num_class_embeds=3)).eval()
+    images = torch.randn(5, 1, 8, 8, generator=generator)
+    features = MiddleBlockFeatures(network)(images)
+    kept = []
+    network.mid_block.register_forward_hook(lambda _, __, output: kept.append(output))
+    with torch.no_grad():
+        network(images, 0, class_labels=torch.zeros(5, dtype=torch.long))
+    np.testing.assert_allclose(features.numpy(), kept[0].mean((2, 3)).numpy(), rtol=1e-6)
