@@ -5,7 +5,7 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-oldest lesson lesson-page lesson-notebook lint format install clean
+.PHONY: train test test-fast test-oldest lesson lesson-page lesson-notebook lint format install clean
 
 train: $(INSTALLED)
 	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(CORES) training/train.py --config training/configs/digits.yaml --overwrite_output_dir
@@ -24,13 +24,17 @@ lesson-notebook:
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
+# What a change of one module needs: no training runs, no processes.
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder tests/unit tests/claims
+
 # With the oldest diffusers and huggingface_hub that pyproject.toml allows.
 test-oldest:
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	grep -vE '^(diffusers|huggingface_hub|httpx2|httpcore2)==' constraints.txt > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt torch
 	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e '.[train]' diffusers==0.42.0 huggingface_hub==1.32.0 pytest hypothesis
-	.venv-oldest/bin/python -m pytest tests/test_layouts.py tests/test_code_file.py tests/runs/test_loading.py tests/test_safe_loading.py tests/test_push.py tests/test_space.py tests/test_pipeline.py
+	.venv-oldest/bin/python -m pytest tests/unit/hub tests/unit/test_pipeline_ddpm_from_scratch.py tests/runs/test_loading.py tests/runs/test_push.py tests/runs/test_space.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
