@@ -94,7 +94,12 @@ def check_one_given(num_inference_steps: Any, timesteps: Any) -> None:
 
 
 def checked_timesteps(
-    value: Any, num_train_timesteps: int, *, batch_size: int | None = None, order: str | None = None
+    value: Any,
+    num_train_timesteps: int,
+    *,
+    batch_size: int | None = None,
+    order: str | None = None,
+    read: bool = True,
 ) -> torch.Tensor:
     """Return timesteps as integers, checked, shape (S,) or, for a batch, (B,) or (1,).
 
@@ -108,6 +113,8 @@ def checked_timesteps(
         batch_size: B, for the timesteps of a batch: one for all samples or one for each, shape (B,) or
             (B, 1). None for those of a chain: at least one, all of them read, returned on the CPU.
         order: of a chain, one of `ORDERS`; None for any.
+        read: whether values of a batch are read where that needs no wait; False where the look-up that
+            follows refuses what is out of range at no cost.
 
     Raises:
         TypeError: not integers.
@@ -117,7 +124,7 @@ def checked_timesteps(
         return _of_a_chain(value, num_train_timesteps, order)
     if not (isinstance(value, torch.Tensor) and value.dtype == torch.int64 and value.shape == (batch_size,)):
         value = _of_a_batch(value, batch_size, num_train_timesteps)
-    if value.is_cpu and value.numel() and not torch.compiler.is_compiling():
+    if read and value.is_cpu and value.numel() and not torch.compiler.is_compiling():
         try:
             low, high = (int(bound) for bound in value.aminmax())
         except RuntimeError:  # inside vmap or with fake tensors there are no values
@@ -162,7 +169,7 @@ def _of_a_chain(value: Any, num_train_timesteps: int, order: str | None) -> torc
         given = [int(t) if isinstance(t, float) else t for t in given]
     chain = [checks.integer("a timestep", t, 0, num_train_timesteps - 1) for t in given]
     if not chain:
-        raise ValueError("timesteps are [], but at least one is needed.")
+        raise ValueError("timesteps are [], but there must be at least one.")
     rises, falls = (
         all((b - a) * sign > 0 for a, b in zip(chain, chain[1:], strict=False)) for sign in (1, -1)
     )

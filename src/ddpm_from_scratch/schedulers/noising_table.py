@@ -55,7 +55,7 @@ class NoisingTable:
         num_train_timesteps = len(self.alphas_cumprod)
         checks.samples(name, samples)
         checks.noise_like("noise", noise, name, samples)
-        timesteps = checked_timesteps(timesteps, num_train_timesteps, batch_size=len(samples))
+        timesteps = checked_timesteps(timesteps, num_train_timesteps, batch_size=len(samples), read=False)
         if timesteps.device != samples.device:
             timesteps = timesteps.to(samples.device)
         table = self._table(samples.device, samples.dtype, samples.ndim)
@@ -64,4 +64,8 @@ class NoisingTable:
             index = timesteps.masked_fill(outside, 0)
             outside = broadcast_to_sample(outside, samples)
             return Scales(*(column[index].masked_fill(outside, float("nan")) for column in table.unbind()))
-        return Scales(*table.index_select(1, timesteps).unbind())
+        try:
+            return Scales(*table.index_select(1, timesteps).unbind())
+        except (IndexError, RuntimeError):
+            checked_timesteps(timesteps, num_train_timesteps, batch_size=len(samples))  # says what is wrong
+            raise

@@ -146,6 +146,7 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
 
     @alphas_cumprod.setter
     def alphas_cumprod(self, value: torch.Tensor) -> None:
+        """Check another alpha-bar, and make all tables anew."""
         if value is not self._alphas_cumprod:  # pipelines assign what `.to(device)` returns
             self._use_alphas_cumprod(value)
 
@@ -161,6 +162,7 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
 
     @timesteps.setter
     def timesteps(self, value: torch.Tensor | Sequence[int]) -> None:
+        """Check other timesteps, and make the chain anew."""
         if value is not self._timesteps:
             self._use_timesteps(value)
 
