@@ -7,11 +7,11 @@ from ddpm_from_scratch.runtime.cli import ALLOWED, FREE
 from ddpm_from_scratch.training.config import TrainingConfig
 
 INTRODUCTION = (
-    "Printed by `python docs/make_flags.py` from the one dataclass that defines them, as is "
+    "Printed by `python docs/make_flags.py` from the one dataclass that defines them,\nas is "
     "`python training/train.py --help`.",
-    "A YAML file given with `--config` holds the same names; a flag on the command line wins over the file. "
+    "A YAML file given with `--config` holds the same names; a flag on the command line wins over it.\n"
     "Names are those of diffusers' `train_unconditional.py` where they mean the same.",
-    "*On resume* says whether a run may have another value when it is resumed: **free**, only **with** "
+    "*On resume* says whether a run may have another value when it is resumed:\n**free**, only **with** "
     "`--allow_recipe_change`, or **never**.",
 )
 
