@@ -1,11 +1,12 @@
 """Images to train on in benchmarks, as users have them: PIL images, and an encoded data set.
 
-`python benchmarks/pictures.py FOLDER` writes 8,000 printed digits of 16 pixels as PNG files into a folder.
+`python benchmarks/pictures.py FOLDER` writes 8,000 printed digits of 16 pixels as PNG files into a folder;
+with `--emoji FONT`, the emoji of a colour font of 109 pixels (Debian's NotoColorEmoji.ttf) at 32.
 """
 
+import argparse
 import io
 import random
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import datasets
 import matplotlib
 import numpy as np
 import torch
+from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 from ddpm_from_scratch.data.datasets import load_digits
@@ -79,6 +81,21 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
 
 
+def emoji(font: Path, side: int = 32) -> dict[str, Image.Image]:
+    """Return what a colour font draws for single code points, by name: cropped, squared, on white."""
+    large, images = ImageFont.truetype(font, 109, layout_engine=ImageFont.Layout.BASIC), {}
+    for code in sorted(TTFont(font).getBestCmap()):
+        box = Image.new("RGBA", (160, 160))
+        ImageDraw.Draw(box).text((8, 8), chr(code), font=large, embedded_color=True)
+        ink = box.crop(box.getbbox())
+        if np.ptp(np.array(ink)[..., :3], axis=2).max(initial=0) < 32:  # nothing, or grey as digits are
+            continue
+        square = Image.new("RGBA", (max(ink.size), max(ink.size)), "white")
+        square.alpha_composite(ink, tuple((square.width - length) // 2 for length in ink.size))
+        images[f"{code:x}"] = square.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    return images
+
+
 def as_dataset(images: list[Image.Image]) -> datasets.Dataset:
     """Return a data set with one column of images, encoded as PNG."""
     encoded = []
@@ -90,7 +107,15 @@ def as_dataset(images: list[Image.Image]) -> datasets.Dataset:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True)
-    for number, picture in enumerate(to_images(glyphs(8000, seed=0, side=16)[0])):
-        picture.save(folder / f"{number:04}.png")
+    parser = argparse.ArgumentParser(description="Write pictures into a folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--emoji", type=Path, metavar="FONT", help="a colour font, whose emoji are drawn")
+    args = parser.parse_args()
+    if args.emoji:
+        pictures = emoji(args.emoji)
+    else:
+        digits = to_images(glyphs(8000, seed=0, side=16)[0])
+        pictures = {f"{number:04}": image for number, image in enumerate(digits)}
+    args.folder.mkdir(parents=True)
+    for name, picture in pictures.items():
+        picture.save(args.folder / f"{name}.png")

@@ -1,14 +1,18 @@
-"""benchmarks/levers.py at tiny settings: each change reaches the run that it names."""
+"""benchmarks/levers.py at tiny settings: each change reaches the run that it names; pictures to train on."""
 
 import math
+from pathlib import Path
 
+import matplotlib
+import numpy as np
 import pytest
 import torch
 
 import levers
 from ddpm_from_scratch import model_config
-from pictures import glyphs
+from pictures import emoji, glyphs
 
+NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of datasets and multiprocessing
 
 
@@ -50,3 +54,19 @@ def test_a_line_for_each_change_and_seed(monkeypatch, capsys):
     assert [line.split("|")[1].strip() for line in lines[3:]] == ["none", "`--train_batch_size=8`"] * 2
     assert [line.split("|")[2].strip() for line in lines[3:]] == ["0", "0", "1", "1"]
     assert all(math.isfinite(float(line.split("|")[4])) for line in lines[3:])
+
+
+@pytest.mark.skipif(not NOTO.is_file(), reason="Debian's fonts-noto-color-emoji is not installed")
+def test_emoji_are_drawn_from_a_colour_font():
+    pictures = emoji(NOTO, side=16)
+    assert (
+        len(pictures) > 1000 and "1f600" in pictures and "31" not in pictures
+    )  # a face; the digit 1
+    face = np.array(pictures["1f600"])
+    assert face.shape == (16, 16, 3) and (face[0, 0] > 250).all()  # a white corner
+    red, green, blue = face[8, 4]
+    assert red > 150 and green > 100 and blue < 120  # a yellow cheek
+
+
+def test_a_font_without_colour_has_no_emoji():
+    assert not emoji(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "cmex10.ttf")

@@ -133,7 +133,7 @@ def test_every_flag_has_help():
 
 def test_presets_are_those_the_readme_names():
     names = {path.stem for path in (ROOT / "training" / "configs").glob("*.yaml")}
-    assert names == {"digits", "cifar10", "image_folder_64", "swiss_roll"}
+    assert names == {"digits", "cifar10", "image_folder_32_cpu", "image_folder_64", "swiss_roll"}
     assert all(f"training/configs/{name}.yaml" in Path(ROOT / "README.md").read_text() for name in names)
 
 
