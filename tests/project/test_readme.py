@@ -10,7 +10,12 @@ from ddpm_from_scratch.training.config import parse_config
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SHELL = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+# The commands of the shell blocks, and those of the table "you want".
+SHELL = [
+    line.strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+] + re.findall(r"^\|[^|]*\| `([^`]+)` \|", README, re.MULTILINE)
 TRAINING = [line for line in SHELL if "training/train.py" in line and "--help" not in line]
 PUBLISHING = [line for line in SHELL if "<user>/<repo>" in line]
 
@@ -24,12 +29,7 @@ def test_python_example_runs(code, tiny_run, tmp_path, monkeypatch):
     code = re.sub(r"num_inference_steps=\d+", "num_inference_steps=20", code)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
-    if "recovered" in names:
-        assert float((names["recovered"] - names["x_0"]).abs().max()) < 1e-5
-    elif "bound" in names:
-        assert names["bound"].bits_per_dim > 0 and names["score"].shape == (10, 1, 8, 8)
-    else:
-        assert len(names.get("images", getattr(names.get("output"), "images", []))) in (1, 4)
+    assert len(names["images"]) in (1, 4)
 
 
 @pytest.mark.parametrize("line", TRAINING)
@@ -60,7 +60,7 @@ def test_publishing_commands_run(tiny_run, tmp_path, run_here, loopback_hub):
 
 
 def test_examples_were_found():
-    assert len(PYTHON) == 6 and len(TRAINING) == 4 and len(PUBLISHING) == 3
+    assert len(PYTHON) == 3 and len(TRAINING) == 5 and len(PUBLISHING) == 3
 
 
 def test_every_command_of_the_makefile_in_the_readme_exists():
@@ -69,13 +69,14 @@ def test_every_command_of_the_makefile_in_the_readme_exists():
         assert name in targets or name in ("more",)
 
 
-def test_every_file_in_the_tree_and_every_link_exists():
-    tree = re.search(r"## What is where\n\n```\n(.*?)```", README, re.DOTALL)[1]
-    folder = ""
-    for line in tree.splitlines():
-        if not line.startswith(" "):
-            folder = line.split()[0] if line.split()[0].endswith("/") else ""
-        for name in re.findall(r"[\w./]+\.(?:py|md)\b|configs/", line[:36]):
-            assert (ROOT / name).exists() or (ROOT / folder / name).exists(), name
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_every_folder_of_the_map_exists():
+    table = re.search(r"## What is where\n\n(.*?)\n\n", README, re.DOTALL)[1]
+    for row in table.splitlines()[2:]:
+        for name in re.findall(r"`([^`]+/)`", row.split("|")[1]):
+            assert (ROOT / name).is_dir() or (ROOT / "src" / "ddpm_from_scratch" / name).is_dir(), name
+
+
+def test_every_wing_is_in_the_map():
+    folders = {path.parent.name for path in (ROOT / "src" / "ddpm_from_scratch").glob("*/__init__.py")}
+    table = re.search(r"## What is where\n\n(.*?)\n\n", README, re.DOTALL)[1]
+    assert folders <= {name.rstrip("/").split("/")[-1] for name in re.findall(r"`([^`]+/)`", table)}
