@@ -59,9 +59,7 @@ def test_a_line_for_each_change_and_seed(monkeypatch, capsys):
 @pytest.mark.skipif(not NOTO.is_file(), reason="Debian's fonts-noto-color-emoji is not installed")
 def test_emoji_are_drawn_from_a_colour_font():
     pictures = emoji(NOTO, side=16)
-    assert (
-        len(pictures) > 1000 and "1f600" in pictures and "31" not in pictures
-    )  # a face; the digit 1
+    assert len(pictures) > 1000 and "1f600" in pictures and "31" not in pictures  # a face; the digit 1
     face = np.array(pictures["1f600"])
     assert face.shape == (16, 16, 3) and (face[0, 0] > 250).all()  # a white corner
     red, green, blue = face[8, 4]

@@ -63,10 +63,15 @@ def test_examples_were_found():
     assert len(PYTHON) == 3 and len(TRAINING) == 5 and len(PUBLISHING) == 3
 
 
-def test_every_command_of_the_makefile_in_the_readme_exists():
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for name in re.findall(r"make (\w+)", README):
-        assert name in targets or name in ("more",)
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "lesson/README.md"])
+def test_every_command_of_the_makefile_that_is_named_exists(page):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name in re.findall(r"(?:^|`)make ([\w-]+)", (ROOT / page).read_text(), re.MULTILINE):
+        assert name in targets, name
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 140
 
 
 def test_every_folder_of_the_map_exists():
