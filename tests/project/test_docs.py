@@ -98,5 +98,5 @@ def test_the_loop_of_ones_own_learns_the_swiss_roll():
     exec(compile(code, "docs/own_loop.md", "exec"), names)
     data, made = names["data"], names["x_t"]
     noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(0))
-    assert sliced_wasserstein(made, data) < 0.15 < 0.4 < sliced_wasserstein(noise, data)
+    assert sliced_wasserstein(made, data) < 0.5 * sliced_wasserstein(noise, data)
     assert names["averaged"].evaluations > 0

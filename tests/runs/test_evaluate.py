@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import evaluate
-from common import save_images, untrained_pipeline
+from common import ROOT, save_images, untrained_pipeline
 from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.data.datasets import load_digits
 from ddpm_from_scratch.evaluation import quality
