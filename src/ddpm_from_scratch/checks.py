@@ -144,6 +144,27 @@ def samples(name: str, value: Any) -> torch.Tensor:
     raise ValueError(f"{name} has no dimension, but must have shape (B, ...).")
 
 
+def samples_on_one_device(name: str, value: Any, other_name: str, other: Any) -> None:
+    """Check two tensors as `samples` and `same_device` do; the right ones are passed in one look.
+
+    Raises:
+        TypeError, ValueError: as they do.
+    """
+    if (
+        isinstance(value, torch.Tensor)
+        and isinstance(other, torch.Tensor)
+        and value.ndim
+        and other.ndim
+        and value.is_floating_point()
+        and other.is_floating_point()
+        and value.device == other.device
+    ):
+        return
+    samples(other_name, other)
+    samples(name, value)
+    same_device(name, value, other_name, other)
+
+
 def noise_like(name: str, value: Any, other_name: str, other: torch.Tensor) -> None:
     """Check noise that the caller gives for samples `other`; nothing is broadcast in silence.
 

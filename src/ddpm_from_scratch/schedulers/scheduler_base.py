@@ -190,7 +190,7 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
     @property
     def _chain(self) -> Any:
         """The coefficients of the chain, right for the state."""
-        if not torch.compiler.is_compiling() and (
+        if (
             self._alphas_version != self._alphas_cumprod._version
             or self._timesteps_version != self._timesteps._version
         ):
@@ -349,9 +349,7 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         self, model_output: torch.Tensor, sample: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the prediction and, for learned variances, the second half of the channels; check both."""
-        checks.samples("sample", sample)
-        checks.samples("model_output", model_output)
-        checks.same_device("model_output", model_output, "sample", sample)
+        checks.samples_on_one_device("model_output", model_output, "sample", sample)
         return split_variance(model_output, sample, self.config.variance_type)
 
     def _scales_at(self, timesteps: Any, samples: torch.Tensor, noise: torch.Tensor, name: str) -> Scales:

@@ -219,13 +219,14 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
 
     def _coefficients(self, timestep: Any, sample: torch.Tensor) -> Step:
         """Return the coefficients of a step: 0-dimensional, or (B, 1, ...) for a batch of timesteps."""
-        chain: ReverseChain = self._chain
         if torch.compiler.is_compiling():
+            chain: ReverseChain = self._made_chain
             if not isinstance(timestep, torch.Tensor):
                 timestep = torch.full((1,), timestep, device=sample.device)
             if timestep.numel() not in (1, len(sample)) or timestep.is_floating_point():
                 raise ValueError(f"timestep must be one integer or {len(sample)}, one for each sample.")
             return chain.steps(timestep.reshape(-1), sample)
+        chain = self._chain
         index = self._position(chain, timestep)
         if index is None:
             return chain.steps(checked_timesteps(timestep, len(self), batch_size=len(sample)), sample)
