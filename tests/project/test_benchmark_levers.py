@@ -41,7 +41,7 @@ def test_a_change_reaches_settings_network_and_data(tmp_path, monkeypatch):
     change = "--prediction_type=sample --train_batch_size=7 network.dropout=0.25 shifts=1"
     loop, seconds = levers.train("digits", images, change, 2, 5, tmp_path)
     assert loop.scheduler.config.prediction_type == "sample" and loop.network.config.dropout == 0.25
-    assert loop.trainer.data.num_samples == 54 and loop.trainer.samples_seen == 14
+    assert loop.trainer.data.num_samples == 54 and loop.trainer.state.samples_seen == 14
     assert loop.trainer.config.seed == 5 and seconds > 0
 
 

@@ -87,9 +87,7 @@ class Shelf:
             output_type="np", **kind["call"],
         ).images  # fmt: skip
         pipeline.save_pretrained(self.folder / f"{model}-first", layout=kind["layout"])
-        code = "import sys; from ddpm_from_scratch import push_folder; push_folder(*sys.argv[1:])"
-        done = self.run_here("-c", code, self.folder / f"{model}-first", f"{model}-first")
-        assert done.returncode == 0, done.stderr
+        self.push(f"{model}-first")
         return self.hub.repositories[f"me/{model}-first"]
 
     def saved_again(self, model, saver):
@@ -100,10 +98,17 @@ class Shelf:
             options["custom_pipeline"] = str(first)
         done = self.cell(
             model, first, options, blocked=saver != "package", stock=saver == "stock",
-            save=str(self.folder / name), push=name,
+            save=str(self.folder / name), push=None if saver == "code file" else name,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+        if saver == "code file":  # it has no upload in it: what it saved is pushed by the package
+            self.push(name)
         return self.hub.repositories[f"me/{name}"]
+
+    def push(self, name):
+        code = "import sys; from ddpm_from_scratch import push_folder; push_folder(*sys.argv[1:])"
+        done = self.run_here("-c", code, self.folder / name, name)
+        assert done.returncode == 0, done.stderr
 
     def cell(self, model, source, options, blocked, cache=None, stock=False, save=None, push=None):
         how = {
