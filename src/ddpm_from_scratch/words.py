@@ -20,7 +20,7 @@ PREDICTION_HINTS = {
     "noise": "A network that predicts the noise has prediction_type 'epsilon' in diffusers.",
 }
 
-# Noise schedules; diffusers' words, and two of this package.
+# Noise schedules; diffusers' words, and this package's own.
 BetaSchedule = Literal[
     "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "sigmoid_alpha_bar", "laplace"
 ]

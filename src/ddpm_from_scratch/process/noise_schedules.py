@@ -137,7 +137,7 @@ def betas_for_schedule(
         beta_start: first beta of "linear", "scaled_linear" and "sigmoid"; not used by the others.
         beta_end: last beta of these three.
         cosine_s: offset s of "squaredcos_cap_v2".
-        max_beta: cap on every beta of "squaredcos_cap_v2", "sigmoid_alpha_bar" and "laplace".
+        max_beta: cap on every beta of the schedules given by alpha-bar.
         sigmoid_start: start of "sigmoid_alpha_bar".
         sigmoid_end: end of "sigmoid_alpha_bar".
         sigmoid_tau: temperature of "sigmoid_alpha_bar".

@@ -38,8 +38,8 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         num_train_timesteps: T, the number of noise levels the network was trained on.
         beta_start: first beta of the linear, scaled_linear and sigmoid schedules.
         beta_end: last beta of the same schedules.
-        beta_schedule: "linear", "scaled_linear", "squaredcos_cap_v2" (cosine), "sigmoid" (in beta, as
-            diffusers means it), "sigmoid_alpha_bar" (as Jabri et al. 2022 mean it) or "laplace".
+        beta_schedule: one of `BETA_SCHEDULES`: "squaredcos_cap_v2" is the cosine; "sigmoid" is in beta, as
+            diffusers means it, "sigmoid_alpha_bar" as Jabri et al. 2022 mean it.
         trained_betas: T betas to use instead of a named schedule.
         variance_type: variance of the added noise: "fixed_small" (the posterior's), "fixed_large" (beta), the
             same with "_log", or "learned" / "learned_range" for a network with 2C output channels whose

@@ -64,4 +64,4 @@ def test_fid_means_inception_and_every_name_tells_the_features():
         assert features and (key == "sliced_w2" or key.endswith(features[0])), key
         assert (name.startswith("FID") or name.startswith("KID")) <= (features == ["inception"])
         assert ("not FID" in name) == (key.startswith("frechet") and "inception" not in key)
-    assert names["frechet_distance_inception"].startswith("FID: ") and len(names) == 16
+    assert names["frechet_distance_inception"].startswith("FID: ")
