@@ -112,6 +112,16 @@ def test_no_wing_has_the_name_of_a_pipeline_of_diffusers():
     assert folders and not [name for name in folders if hasattr(diffusers.pipelines, name)]
 
 
+def test_unit_tests_mirror_the_modules():
+    """So that nobody looks twice for the tests of a module, or for what a test is about."""
+    folder = ROOT / "tests" / "unit"
+    tested = (path.relative_to(folder) for path in folder.rglob("*.py"))
+    wanted = {f"{name.replace('.', '/')}.py" for name in MODULES}
+    found = {path.with_name(path.name.removeprefix("test_")).as_posix() for path in tested}
+    assert sorted(wanted - found) == [], "these have no unit tests"
+    assert sorted(found - wanted) == [], "these are the tests of no module"
+
+
 def test_matplotlib_is_imported_inside_functions_only():
     for name in MODULES:
         for node in parsed(name).body:

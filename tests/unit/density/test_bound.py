@@ -1,59 +1,29 @@
-"""The bound and the flow's density against closed form, and against an independent computation in numpy."""
+"""The bound against closed form; see test_bound_terms.py and test_flow.py for its parts and the flow."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from scipy.special import log_ndtr
-from sklearn.datasets import load_digits
 
-from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, build_model, model_config
+from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser
 from ddpm_from_scratch.density.bound import merged, variational_bound, variational_bounds
 from ddpm_from_scratch.density.flow import flow_likelihood
-from ddpm_from_scratch.density.residuals import residual_curve, smooth_residuals
+from ddpm_from_scratch.density.residuals import residual_curve
 from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.words import VARIANCE_TYPES
 from likelihood import (
     digit_means,
     exact_scheduler,
     expected_gap,
-    expected_terms,
     gaussian,
     narrow_mixture,
     uniform,
 )
+from tiny_cases import digits, tiny
 
 PUBLISHED_GAPS = {"linear": 0.57, "cosine": 0.54, "sigmoid": 0.35}
-
-
-@pytest.mark.parametrize("kind", ["fixed_small", "fixed_large", "analytic"])
-@pytest.mark.parametrize("dimensions", [1, 2, 64])
-def test_every_term_of_a_gaussian_is_that_of_the_closed_form(dimensions, kind, generator):
-    scheduler = DDPMFromScratchScheduler(clip_sample=False)
-    exact = gaussian(dimensions, scheduler)
-    timesteps, samples = uniform(20), exact.sample(20_000 // dimensions, generator)
-    options = {"variance_type": kind}
-    if kind == "analytic":
-        table, own = scheduler.alphas_cumprod.double()[timesteps][:, None], exact.variances[0]
-        options = {"residuals": ((1 - table) * own / (table * own + 1 - table)).mean(1)}
-    bound = variational_bound(
-        Denoiser(exact, scheduler),
-        samples,
-        timesteps=timesteps,
-        data_levels=None,
-        generator=generator,
-        **options,
-    )
-    prior, terms = expected_terms(exact, scheduler, timesteps, kind)
-    to_nats = dimensions * math.log(2)
-    assert bound.prior * to_nats == pytest.approx(float(prior), rel=0.1)
-    # relative to a term its spread is below 2 / sqrt(number of numbers)
-    torch.testing.assert_close(bound.terms * to_nats, terms, rtol=8 / 20_000**0.5, atol=0.02)
-    assert bound.bits_per_dim == pytest.approx(float(bound.terms.sum()) + bound.prior)
-    assert bound.num_evaluations == 20 and bound.variance_type == kind
 
 
 @pytest.mark.parametrize("kind", ["fixed_small", "analytic"])
@@ -111,155 +81,6 @@ def test_the_gap_of_the_digits_mixture_is_the_published_one(schedule, generator)
         assert full.bits_per_dim - decoder - float(truth.mean()) == pytest.approx(
             PUBLISHED_GAPS[schedule], abs=0.03
         )
-
-
-@pytest.mark.parametrize("dimensions", [1, 2, 64])
-def test_the_flow_gives_the_density_of_a_gaussian(dimensions, generator):
-    scheduler = DDPMFromScratchScheduler(clip_sample=False, beta_schedule="squaredcos_cap_v2")
-    exact = gaussian(dimensions, scheduler)
-    samples = exact.sample(2, generator)
-    first = float(scheduler.alphas_cumprod[0].double())
-    truth = -exact.log_prob(first**0.5 * samples, first) - 0.5 * dimensions * math.log(first)
-    errors = []
-    for steps in (30, 60, 120):
-        flow = flow_likelihood(
-            Denoiser(exact, scheduler), samples, timesteps=uniform(steps), divergence="exact"
-        )
-        errors.append(float((flow.nats_per_sample - truth).abs().max()) / dimensions)
-    assert errors[-1] < 2e-3 and errors[0] > 2 * errors[1] > 4 * errors[2], errors
-    assert flow.num_evaluations == 238 and flow.dequantization == "none"
-    # and of the data themselves but for the noise of the first timestep
-    assert flow.noise_std == pytest.approx((1 / first - 1) ** 0.5)
-    clean = -exact.log_prob(samples)
-    torch.testing.assert_close(flow.nats_per_sample, clean, rtol=0, atol=0.01 * dimensions)
-
-
-def test_a_flow_that_starts_later_gives_the_density_of_noisier_data(generator):
-    """The density of x_t / sqrt(alpha_bar_t), taken at x_0."""
-    scheduler = exact_scheduler("cosine")
-    exact = gaussian(2, scheduler)
-    samples, level = exact.sample(5, generator), float(scheduler.alphas_cumprod[200].double())
-    flow = flow_likelihood(
-        Denoiser(exact, scheduler), samples, timesteps=range(200, 1000, 7), divergence="exact"
-    )
-    truth = -exact.log_prob(level**0.5 * samples, level) - math.log(level)
-    torch.testing.assert_close(flow.nats_per_sample, truth, rtol=0, atol=5e-3)
-    assert flow.noise_std == pytest.approx((1 / level - 1) ** 0.5) and abs(math.log(level)) > 0.05
-
-
-def test_hutchinsons_divergence_is_unbiased(generator):
-    scheduler = DDPMFromScratchScheduler(clip_sample=False, beta_schedule="squaredcos_cap_v2")
-    exact = gaussian(8, scheduler)
-    sample, steps = exact.sample(1, generator), uniform(30)
-    right = flow_likelihood(Denoiser(exact, scheduler), sample, timesteps=steps, divergence="exact").nats
-    drawn = flow_likelihood(
-        Denoiser(exact, scheduler), sample.expand(400, 8), timesteps=steps, generator=generator
-    )
-    error = float(drawn.nats_per_sample.std()) / 20
-    assert 0 < abs(drawn.nats - right) < 3 * error
-    many = flow_likelihood(
-        Denoiser(exact, scheduler), sample.expand(400, 8), timesteps=steps, num_probes=4, generator=generator
-    )
-    assert float(many.nats_per_sample.std()) == pytest.approx(float(drawn.nats_per_sample.std()) / 2, rel=0.2)
-
-
-def tiny(variance_type, prediction_type="epsilon", dtype=torch.float64, **config):
-    torch.manual_seed(0)
-    learned = variance_type.startswith("learned")
-    network = build_model(model_config("tiny") | ({"out_channels": 2} if learned else {})).to(dtype)
-    scheduler = DDPMFromScratchScheduler(
-        num_train_timesteps=20,
-        beta_end=0.6,
-        variance_type=variance_type,
-        prediction_type=prediction_type,
-        **config,
-    )
-    return network, scheduler
-
-
-def digits(count, dtype=torch.float64):
-    """8 x 8 images whose values are on 17 levels."""
-    images = load_digits().images[:count] / 8 - 1
-    return torch.tensor(images, dtype=dtype)[:, None]
-
-
-def numpy_terms(network, scheduler, samples, noise, timesteps, kind, levels, residuals=None):
-    """Return the prior and L_t of each sample in bits per dimension as improved-diffusion defines them."""
-    table = scheduler.alphas_cumprod.double().numpy()[timesteps]
-    before = np.append(1.0, table[:-1])
-    beta = 1 - table / before
-    beta_tilde = beta * (1 - before) / (1 - table)
-    x_0, z = samples.numpy(), noise.numpy()
-    rows = []
-    for i, t in enumerate(timesteps):
-        x_t = np.sqrt(table[i]) * x_0 + np.sqrt(1 - table[i]) * z[i]
-        with torch.no_grad():
-            output = network(torch.tensor(x_t), t).sample.numpy()
-        output, values = output[:, :1], output[:, 1:]
-        if scheduler.config.prediction_type == "epsilon":
-            estimate = (x_t - np.sqrt(1 - table[i]) * output) / np.sqrt(table[i])
-        else:
-            estimate = np.sqrt(table[i]) * x_t - np.sqrt(1 - table[i]) * output
-        if scheduler.config.clip_sample:
-            estimate = np.clip(estimate, -1, 1)
-        clipped = np.log(np.append(beta_tilde[1], beta_tilde[1:]))[i]
-        coefficient = np.sqrt(before[i]) * beta[i] / (1 - table[i])
-        log_variance = {
-            "fixed_small": clipped,
-            "fixed_large": np.log(np.append(beta_tilde[1], beta[1:]))[i],
-            "learned": values,
-            "learned_range": (values + 1) / 2 * np.log(beta[i]) + (1 - values) / 2 * clipped,
-            "analytic": None if residuals is None else np.log(beta_tilde[i] + coefficient**2 * residuals[i]),
-        }[kind] + np.zeros_like(x_0)
-        if i > 0:
-            rest = np.sqrt(1 - beta[i]) * (1 - before[i]) / (1 - table[i]) * x_t
-            true_mean, mean = coefficient * x_0 + rest, coefficient * estimate + rest
-            nats = 0.5 * (
-                -1 + log_variance - clipped + np.exp(clipped - log_variance)
-                + (true_mean - mean) ** 2 * np.exp(-log_variance)
-            )  # fmt: skip
-        elif levels is None:
-            nats = 0.5 * (np.log(2 * np.pi) + log_variance + (x_0 - estimate) ** 2 * np.exp(-log_variance))
-        else:
-            half, scale, away = 1 / (levels - 1), np.exp(-0.5 * log_variance), np.abs(x_0 - estimate)
-            upper, lower = log_ndtr((half - away) * scale), log_ndtr((-half - away) * scale)
-            nats = -upper - np.log1p(-np.exp(lower - upper))
-            nats = np.where(x_0 == -1, -log_ndtr((x_0 - estimate + half) * scale), nats)
-            nats = np.where(x_0 == 1, -log_ndtr((estimate - x_0 + half) * scale), nats)
-        rows.append(nats.reshape(len(x_0), -1).mean(1) / np.log(2))
-    last = table[-1]
-    prior = 0.5 * (-1 - np.log1p(-last) + (1 - last) + last * x_0**2)
-    return prior.reshape(len(x_0), -1).mean(1) / np.log(2), np.array(rows)
-
-
-@pytest.mark.parametrize("timesteps", [list(range(20)), [2, 7, 19]], ids=["all", "three"])
-@pytest.mark.parametrize("kind", ["fixed_small", "fixed_large", "learned", "learned_range", "analytic"])
-@pytest.mark.parametrize("options", [{}, {"prediction_type": "v_prediction", "clip_sample": False}], ids=str)
-def test_the_terms_of_a_network_equal_those_computed_apart_in_numpy(timesteps, kind, options, generator):
-    network, scheduler = tiny("fixed_small" if kind == "analytic" else kind, **options)
-    samples = digits(6)
-    residuals = 0.1 + 0.01 * torch.arange(len(timesteps), dtype=torch.float64)
-    for levels in (17, None):
-        noise = torch.randn(
-            len(timesteps) * 6, 1, 8, 8, generator=generator.manual_seed(3), dtype=torch.float64
-        )
-        given = {"residuals": residuals} if kind == "analytic" else {}
-        bound = variational_bound(
-            Denoiser(network, scheduler),
-            samples,
-            timesteps=timesteps,
-            data_levels=levels,
-            generator=generator.manual_seed(3),
-            **given,
-        )
-        noise = noise.reshape(len(timesteps), *samples.shape)
-        prior, rows = numpy_terms(
-            network, scheduler, samples, noise, timesteps, kind, levels, residuals.numpy()
-        )
-        np.testing.assert_allclose(bound.terms.numpy(), rows.mean(1), rtol=1e-5, atol=1e-5)
-        total = (prior + rows.sum(0)) * 64 * np.log(2)
-        np.testing.assert_allclose(bound.nats_per_sample.numpy(), total, rtol=1e-5)
-        assert bound.prior == pytest.approx(prior.mean(), rel=1e-5)
 
 
 def test_a_variance_type_other_than_the_schedulers_is_used_where_it_can_be():
@@ -488,47 +309,6 @@ def test_progress_is_told_of_every_evaluation(generator):
     assert seen == [32, 32, 32, 4]
 
 
-def test_levels_are_spread_over_their_bins(generator):
-    """The flow's bound for levels holds: -log P(level) of a Gaussian, integrated over the bin."""
-    scheduler = DDPMFromScratchScheduler(clip_sample=False, beta_schedule="squaredcos_cap_v2")
-    exact = GaussianMixtureDenoiser([[0.2]], [[0.09]], scheduler.alphas_cumprod.tolist())
-    levels = torch.arange(17, dtype=torch.float64)[:, None] / 8 - 1
-    distribution = torch.distributions.Normal(0.2, 0.3)
-    chance = distribution.cdf(levels + 1 / 16) - distribution.cdf(levels - 1 / 16)
-    drawn = torch.multinomial(chance[:, 0], 3000, replacement=True, generator=generator)
-    truth = -(chance / chance.sum()).log()[drawn].mean() / math.log(2)
-    flow = flow_likelihood(
-        Denoiser(exact, scheduler),
-        levels[drawn],
-        timesteps=uniform(40),
-        divergence="exact",
-        data_levels=17,
-        batch_size=3000,
-        generator=generator,
-    )
-    assert flow.dequantization == "uniform"
-    # what uniform noise costs is of the order of (width / std)^2 / 24
-    assert float(truth) - 3 * flow.standard_error < flow.bits_per_dim < float(truth) + 0.05
-
-
-def test_the_residual_curve_rises_to_the_variance_of_the_data(generator):
-    scheduler = DDPMFromScratchScheduler(clip_sample=False)
-    exact = gaussian(3, scheduler)
-    curve = residual_curve(Denoiser(exact, scheduler), exact.sample(2000, generator), timesteps=uniform(40))
-    table, own = scheduler.alphas_cumprod.double()[uniform(40)][:, None], exact.variances[0]
-    right = ((1 - table) * own / (table * own + 1 - table)).mean(1)
-    torch.testing.assert_close(curve, right, rtol=0.1, atol=0)
-    assert bool((curve.diff() >= 0).all())
-    noisy = residual_curve(Denoiser(exact, scheduler), exact.sample(3, generator), timesteps=uniform(40))
-    assert bool((noisy.diff() >= 0).all()) and bool((noisy.diff() == 0).any())
-
-
-def test_residuals_are_no_larger_than_the_variance_and_rise():
-    samples = torch.tensor([[1.0], [3.0]])  # of variance 1
-    smooth = smooth_residuals(torch.tensor([0.1, 0.4, 0.2, 5.0], dtype=torch.float64), samples)
-    torch.testing.assert_close(smooth, torch.tensor([0.1, 0.3, 0.3, 1.0], dtype=torch.float64))
-
-
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
@@ -556,22 +336,6 @@ def test_wrong_arguments_of_the_bound_are_one_error(options, error, says):
     with pytest.raises(error, match=says):
         denoiser = Denoiser(network, scheduler, given.pop("labels", None))
         variational_bound(denoiser, given.pop("original_samples"), **given)
-
-
-def test_wrong_arguments_of_the_flow_are_one_error():
-    network, scheduler = tiny("fixed_small")
-    for options, says in (
-        ({"divergence": "full"}, "divergence"),
-        ({"num_probes": 0}, "num_probes"),
-        ({"timesteps": [4]}, "at least two"),
-        ({"batch_size": 0}, "batch_size"),
-    ):
-        with pytest.raises(ValueError, match=says):
-            flow_likelihood(Denoiser(network, scheduler), digits(2), **options)
-    with pytest.raises(ValueError, match="at least 2"):
-        residual_curve(Denoiser(network, scheduler), digits(1))
-    with pytest.raises(ValueError, match="batch_size"):
-        residual_curve(Denoiser(network, scheduler), digits(2), batch_size=-1)
 
 
 def test_a_network_that_is_not_finite_is_named():

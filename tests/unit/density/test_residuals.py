@@ -12,10 +12,12 @@ from ddpm_from_scratch import (
     FewStepScheduler,
     build_model,
 )
-from ddpm_from_scratch.density.residuals import residual_curve
+from ddpm_from_scratch.density.residuals import residual_curve, smooth_residuals
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
 from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.networks.models import model_config
+from likelihood import gaussian, uniform
+from tiny_cases import digits, tiny
 
 
 @pytest.fixture
@@ -97,3 +99,29 @@ def test_few_steps_and_stock_take_the_same_configuration():
 def test_wrong_residuals_are_refused(residuals):
     with pytest.raises((TypeError, ValueError), match="residual"):
         DDPMFromScratchScheduler(variance_type="analytic", residuals=residuals)
+
+
+def test_the_residual_curve_rises_to_the_variance_of_the_data(generator):
+    scheduler = DDPMFromScratchScheduler(clip_sample=False)
+    exact = gaussian(3, scheduler)
+    curve = residual_curve(Denoiser(exact, scheduler), exact.sample(2000, generator), timesteps=uniform(40))
+    table, own = scheduler.alphas_cumprod.double()[uniform(40)][:, None], exact.variances[0]
+    right = ((1 - table) * own / (table * own + 1 - table)).mean(1)
+    torch.testing.assert_close(curve, right, rtol=0.1, atol=0)
+    assert bool((curve.diff() >= 0).all())
+    noisy = residual_curve(Denoiser(exact, scheduler), exact.sample(3, generator), timesteps=uniform(40))
+    assert bool((noisy.diff() >= 0).all()) and bool((noisy.diff() == 0).any())
+
+
+def test_residuals_are_no_larger_than_the_variance_and_rise():
+    samples = torch.tensor([[1.0], [3.0]])  # of variance 1
+    smooth = smooth_residuals(torch.tensor([0.1, 0.4, 0.2, 5.0], dtype=torch.float64), samples)
+    torch.testing.assert_close(smooth, torch.tensor([0.1, 0.3, 0.3, 1.0], dtype=torch.float64))
+
+
+def test_wrong_arguments_of_the_residuals_are_one_error():
+    network, scheduler = tiny("fixed_small")
+    with pytest.raises(ValueError, match="at least 2"):
+        residual_curve(Denoiser(network, scheduler), digits(1))
+    with pytest.raises(ValueError, match="batch_size"):
+        residual_curve(Denoiser(network, scheduler), digits(2), batch_size=-1)
