@@ -22,7 +22,6 @@ from ddpm_from_scratch import (
     FewStepScheduler,
     model_config,
 )
-from ddpm_from_scratch.training.checkpoint import save_checkpoint
 from faults import NetworksAtTheEnd
 from runs import TINY, Run
 
@@ -486,9 +485,3 @@ def test_later_checkpoints_are_set_aside_when_an_earlier_one_is_resumed(tiny_run
     assert names == ["checkpoint-2", "checkpoint-3", "checkpoint-4"] and digest(tmp_path / "run") == digest(
         tiny_run
     )
-
-
-def test_the_newest_checkpoint_stays_also_beside_later_ones(tmp_path):
-    for step in (3, 10, 6):
-        save_checkpoint(tmp_path, step, {"model": {"w": torch.zeros(1)}}, {}, {}, keep=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-6"]

@@ -1,15 +1,10 @@
-import io
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from ddpm_from_scratch.data.datasets import load_training_data
-from ddpm_from_scratch.data.images import DataError, decode_image
-from ddpm_from_scratch.data.order import PositionDataset, load_batches
+from ddpm_from_scratch.data.images import DataError
 from ddpm_from_scratch.training.config import TrainingConfig
 
 
@@ -45,13 +40,6 @@ def test_digits_are_split_by_class_and_scaled():
         10,
     )
     assert float(data.dataset.samples.min()) == -1 and float(data.dataset.samples.max()) == 1
-
-
-def test_every_sample_comes_once_an_epoch_and_epochs_differ():
-    dataset = PositionDataset(torch.arange(10.0), None, seed=0)
-    seen = dataset.__getitems__(list(range(30)))["samples"].reshape(3, 10)
-    assert all(torch.equal(epoch.sort().values, torch.arange(10.0)) for epoch in seen)
-    assert not torch.equal(seen[0], seen[1])
 
 
 def test_processes_share_a_batch_and_a_later_start_continues():
@@ -153,17 +141,6 @@ def test_digits_refuse_another_size():
         load_training_data(TrainingConfig(dataset_name="digits"), 32, None)
 
 
-def test_array_with_values_outside_a_byte_is_refused():
-    for value in (-1, 256):
-        with pytest.raises(DataError, match="0..255"):
-            decode_image(np.full((8, 8, 1), value), 1, 8, "image 0")
-
-
-def test_a_column_that_holds_no_images_is_named():
-    with pytest.raises(DataError, match="image 0 is 7.*--image_column"):
-        decode_image(7, 3, 8, "image 0")
-
-
 def test_a_label_outside_the_classes_is_named(tmp_path):
     import datasets
 
@@ -181,45 +158,3 @@ def test_a_broken_image_in_a_worker_is_one_line(image_folder, tmp_path, monkeypa
     (image_folder / "b" / "3.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"^image \d .*3\.png.*--skip_bad_images\.$"):
         batches_of(data, 6, workers=1, count=1)
-
-
-def test_a_signal_to_workers_that_are_just_starting_is_left_to_the_process_that_trains():
-    dataset = PositionDataset(torch.zeros(8, 1), None, seed=0)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    batches = load_batches(dataset, [[0, 1], [2, 3], [4, 5]], num_workers=2)
-    workers = batches._workers
-    for worker in workers:
-        os.kill(worker.pid, signal.SIGTERM)
-    workers[1].join(timeout=1)
-    assert all(worker.is_alive() for worker in workers)
-    assert len(list(batches)) == 3
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-
-
-def test_array_with_other_channels_is_refused():
-    with pytest.raises(DataError, match=r"must be \(H, W, 3\)"):
-        decode_image(np.zeros((8, 8, 2), dtype=np.uint8), 3, 8, "image 0")
-
-
-def test_photos_lie_upright():
-    """As datasets.Image does: a camera's orientation tag is obeyed."""
-    photo, encoded = Image.new("RGB", (32, 16)), io.BytesIO()
-    exif = photo.getexif()
-    exif[0x0112] = 6
-    photo.save(encoded, "jpeg", exif=exif)
-    array = decode_image({"bytes": encoded.getvalue(), "path": None}, 3, 8, "image 0")
-    assert array.shape == (16, 8, 3)
-
-
-@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
-def test_sixteen_bits_of_grey_are_scaled_to_eight(mode):
-    levels = np.linspace(0, 65535, 64 * 64).astype(int).reshape(64, 64)
-    image = Image.fromarray(levels.astype("<u2" if mode == "I;16" else ">u2"))
-    assert image.mode == mode
-    decoded = decode_image(image, channels=3, resolution=64, label="image 0")
-    assert np.abs(decoded / 255 - levels[..., None] / 65535).max() <= 0.5 / 255 + 1e-6
-
-
-def test_pixels_of_unknown_range_are_refused():
-    with pytest.raises(DataError, match="image 0 .* kind 'F'.* 8 or 16 bits"):
-        decode_image(Image.new("F", (8, 8)), channels=1, resolution=8, label="image 0")

@@ -8,24 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 import runs
 from common import ROOT
 from ddpm_from_scratch.runtime.errors import NonFiniteError, Stopped
-from ddpm_from_scratch.training import Trainer, Update, observers
-from ddpm_from_scratch.training.config import parse_config
-from ddpm_from_scratch.training.prepare import choose_model_and_data
+from ddpm_from_scratch.training import Update, observers
+from trainers import make_trainer, weights
 
 
 @pytest.fixture
 def trainer(tmp_path):
     return make_trainer(tmp_path / "run")
-
-
-def make_trainer(folder, *flags):
-    config = parse_config(runs.flags(folder, *flags))
-    return Trainer(config, *choose_model_and_data(config), Accelerator(cpu=True))
 
 
 class Watch:
@@ -39,10 +32,6 @@ class Watch:
 
     def __call__(self, update):
         self.look(update)
-
-
-def weights(trainer):
-    return torch.cat([value.flatten() for value in trainer.state.network.state_dict().values()])
 
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
