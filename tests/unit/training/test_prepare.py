@@ -1,0 +1,77 @@
+"""What a run starts from: a network that fits the data, and a folder that is free."""
+
+import pytest
+
+from common import save_images
+from ddpm_from_scratch.runtime.errors import ConfigError
+from ddpm_from_scratch.training import checkpoint
+from ddpm_from_scratch.training.config import TrainingConfig
+from ddpm_from_scratch.training.prepare import choose_model_and_data, clear_earlier_run, prepare_output_dir
+
+
+def config(folder, **settings):
+    return TrainingConfig(**{"dataset_name": "digits", "output_dir": str(folder)} | settings)
+
+
+def test_the_network_is_made_to_fit_the_data():
+    """One more class stands for none, and a learned variance takes a second half of the channels."""
+    settings = {"label_column": "label", "label_dropout": 0.1, "variance_type": "learned_range"}
+    network, data = choose_model_and_data(config("unused", model_config_name_or_path="tiny", **settings))
+    assert data.num_classes == 10 and network["num_class_embeds"] == 11
+    assert (network["sample_size"], network["in_channels"], network["out_channels"]) == (8, 1, 2)
+    network, _ = choose_model_and_data(config("unused", dataset_name="swiss_roll"))
+    assert network["_class_name"] == "PointDenoiser" and tuple(network["sample_shape"]) == (2,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"model_config_name_or_path": "points"}, "UNet2DModel"),
+        ({"label_column": "colour"}, "--label_column"),
+        ({"resolution": 32}, "--resolution 8"),
+        ({"dataset_name": "swiss_roll", "model_config_name_or_path": "tiny"}, "the data are points"),
+        ({"dataset_name": "swiss_roll", "variance_type": "learned_range"}, "which needs images"),
+    ],
+)
+def test_what_does_not_go_together_is_named(settings, names):
+    with pytest.raises(ConfigError, match=names):
+        choose_model_and_data(config("unused", **settings))
+
+
+def test_a_resolution_that_the_network_cannot_halve_is_named(tmp_path):
+    images = {"dataset_name": None, "train_data_dir": str(save_images(tmp_path / "images", 2, seed=0))}
+    with pytest.raises(ConfigError, match="--resolution is 15.*multiple of 2"):
+        choose_model_and_data(
+            config(tmp_path, **images, cache_dir=str(tmp_path / "cache"), resolution=15,
+                   model_config_name_or_path="tiny", channels=3)
+        )  # fmt: skip
+
+
+def earlier_run(folder):
+    """Leave what a run leaves, and what is not its own."""
+    for name in ("model_index.json", "unet/config.json", "logs/metrics.jsonl", "checkpoint-2/state.json",
+                 "samples/step-1.png", "README.md", "notes.txt"):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("earlier")
+    return folder
+
+
+def test_a_used_folder_is_refused_unless_it_is_resumed_or_overwritten(tmp_path):
+    folder = earlier_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="holds an earlier run.*--overwrite_output_dir"):
+        prepare_output_dir(config(folder))
+    for settings in ({"overwrite_output_dir": True}, {"resume_from_checkpoint": "latest"}):
+        assert prepare_output_dir(config(folder, **settings)) == folder
+    with pytest.raises(ConfigError, match="no such folder"):
+        prepare_output_dir(config(folder, resume_from_checkpoint="checkpoint-7"))
+    assert (folder / "model_index.json").exists() and checkpoint.list_checkpoints(folder)
+
+
+def test_clearing_leaves_what_is_not_of_a_run(tmp_path):
+    folder = earlier_run(tmp_path / "run")
+    clear_earlier_run(folder, config(folder))
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    (folder / "README.md").write_text("mine")
+    (folder / "samples").mkdir()
+    clear_earlier_run(folder, config(folder))
+    assert {path.name for path in folder.iterdir()} == {"notes.txt", "README.md", "samples"}
