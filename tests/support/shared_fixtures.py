@@ -69,6 +69,26 @@ def loopback_hub(_hub_and_forks):
     return hub
 
 
+@pytest.fixture(scope="session")
+def _hub_of_this_process():
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub_here(_hub_of_this_process, tmp_path_factory, monkeypatch):
+    """A Hub on loopback without repositories, which this process takes for the Hub."""
+    hub = _hub_of_this_process
+    hub.repositories, hub.faults, hub.requests = {}, [], []
+    known = "huggingface_hub.constants"
+    monkeypatch.setattr(f"{known}.ENDPOINT", hub.url)
+    pages = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(f"{known}.HUGGINGFACE_CO_URL_TEMPLATE", pages)
+    monkeypatch.setattr(f"{known}.HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub-cache")))
+    monkeypatch.setattr(f"{known}.HF_HUB_OFFLINE", False)
+    return hub
+
+
 @pytest.fixture
 def run_here(_hub_and_forks):
     """Return a function that runs a script, or "-c" and code, in a fresh process with a token of the Hub."""

@@ -1,0 +1,74 @@
+"""What a card says can be done, can be done."""
+
+import json
+import re
+
+import pytest
+
+from common import untrained_pipeline
+from ddpm_from_scratch import DDPMFromScratchPipeline
+from ddpm_from_scratch.hub.cards import calibrated_timesteps, layout_of, model_card, plain_card, usage
+
+
+def code_of(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize(("layout", "trusted"), [("portable", False), ("remote-code", True)])
+def test_code_of_the_repository_is_asked_for_only_where_it_is_needed(layout, trusted):
+    text = usage("me/x", layout, num_inference_steps=10, stock_steps=200, class_label=3, guidance_scale=2.0)
+    alone, ours, _ = code_of(text)
+    assert ("trust_remote_code=True" in alone) is trusted and "trust_remote_code" not in ours
+    assert f"num_inference_steps={10 if trusted else 200}, class_labels=3, guidance_scale=2.0" in alone
+    assert "num_inference_steps=10, class_labels=3" in ours
+    for block in (alone, ours):
+        compile(block, "card", "exec")
+        assert '"me/x"' in block
+
+
+def test_the_code_for_few_steps_of_diffusers_runs():
+    text = usage("me/x", "portable", few_steps=[19, 12, 4], sample_shape=(1, 8, 8))
+    block = code_of(text)[-1]
+    pipe, seen = untrained_pipeline(), []
+    pipe.unet.register_forward_hook(lambda module, given, output: seen.append(int(given[1])))
+    names = {"pipe": pipe}
+    exec(compile(block, "card", "exec"), names)
+    assert len(names["images"]) == 4 and names["images"][0].size == (8, 8) and seen == [19, 12, 4]
+
+
+def test_the_nearest_calibration_is_named(tmp_path):
+    (tmp_path / "scheduler").mkdir()
+    assert calibrated_timesteps(tmp_path) is None
+    steps = {str(count): {"timesteps": list(range(count, 0, -1)), "noise_level": 0} for count in (5, 20)}
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({"calibration": {"steps": steps}}))
+    assert calibrated_timesteps(tmp_path, 6) == [5, 4, 3, 2, 1]
+    assert len(calibrated_timesteps(tmp_path, 100)) == 20
+
+
+@pytest.mark.parametrize("layout", ["portable", "remote-code"])
+def test_a_plain_card_fits_the_folder(tmp_path, layout):
+    pipeline = untrained_pipeline(num_class_embeds=4)
+    DDPMFromScratchPipeline(pipeline.unet, pipeline.scheduler, 3).save_pretrained(
+        tmp_path, layout="remote-code"
+    )
+    if layout == "portable":
+        untrained_pipeline().save_pretrained(tmp_path, layout=layout)
+    card = plain_card(tmp_path, "me/x")
+    assert layout_of(tmp_path) == layout and card.data.pipeline_tag == "unconditional-image-generation"
+    assert ("trust_remote_code=True)" in str(card)) is (layout == "remote-code")
+    assert ("class_labels=0" in str(card) and "can be guided" in str(card)) is (layout == "remote-code")
+
+
+def test_the_metrics_of_a_card_are_what_the_hub_reads(tmp_path):
+    template = tmp_path / "card.md"
+    template.write_text("---\n{{ card_data }}\n---\n# {{ model_name }}: {{ note }}\n")
+    metrics = {"sliced_w2": ("Sliced distance", 0.25)}
+    card = model_card(template, model_name="x", dataset="digits", metrics=metrics, note="small")
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_name, result.metric_value) == (
+        "sliced_w2",
+        "Sliced distance",
+        0.25,
+    )
+    assert str(card).rstrip().endswith("# x: small") and card.data.library_name == "diffusers"
