@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import tarfile
 
 import pytest
 import safetensors.torch
@@ -118,3 +119,12 @@ def pipeline_of_the_page():
     network = build_model(stored["config"])
     network.load_state_dict(safetensors.torch.load(base64.b64decode(stored["weights"])))
     return DDPMFromScratchPipeline(network.eval(), FewStepScheduler.from_config(stored["scheduler"]))
+
+
+@pytest.fixture(scope="session")
+def folders_0_1(tmp_path_factory):
+    """The folders that version 0.1 wrote; not to be changed."""
+    folder = tmp_path_factory.mktemp("folders_0_1")
+    with tarfile.open(ROOT / "tests" / "fixtures" / "folders_0_1.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder

@@ -1,0 +1,49 @@
+"""A finished run is checked, named and uploaded; the whole command is in tests/runs/test_push.py."""
+
+import pytest
+
+from common import untrained_pipeline
+from ddpm_from_scratch.hub.upload import PushError
+from ddpm_from_scratch.runtime.errors import ConfigError, UploadError
+from ddpm_from_scratch.sharing.publish import hub_errors, publish
+from loopback_hub import TOKEN
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def test_a_pipeline_without_a_record_goes_with_a_plain_card(hub_here, tmp_path):
+    folder = tmp_path / "digits"
+    untrained_pipeline().save_pretrained(folder)
+    assert publish(folder, token=TOKEN, private=True) == f"{hub_here.url}/me/digits"
+    files = hub_here.repositories["me/digits"].files()
+    assert files[WEIGHTS] == (folder / WEIGHTS).read_bytes() and b"# digits" in files["README.md"]
+    assert not (folder / "README.md").exists() and hub_here.repositories["me/digits"].private
+
+
+@pytest.mark.parametrize("variant", [None, "non_ema"])
+def test_damaged_weights_of_any_variant_are_found_before_anything_is_sent(hub_here, tmp_path, variant):
+    pipeline = untrained_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    pipeline.unet.save_pretrained(tmp_path / "unet", variant="non_ema")
+    name = WEIGHTS if variant is None else WEIGHTS.replace(".safetensors", f".{variant}.safetensors")
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-4])
+    with pytest.raises(ConfigError, match="cut short"):
+        publish(tmp_path, "x", token=TOKEN)
+    assert hub_here.requests == []
+
+
+def test_no_pipeline_and_a_refusal_of_the_hub_are_told_apart(hub_here, tmp_path):
+    with pytest.raises(ConfigError, match="holds no pipeline"):
+        publish(tmp_path, "x", token=TOKEN)
+    untrained_pipeline().save_pretrained(tmp_path)
+    with pytest.raises(UploadError, match="refuses the token"):
+        publish(tmp_path, "x", token="hf_wrong")
+
+
+@pytest.mark.parametrize(
+    ("raised", "becomes", "says"),
+    [(ValueError("bad"), ConfigError, "^--name: bad$"), (PushError("no"), UploadError, "^--push: no$")],
+)
+def test_each_end_of_an_upload_has_its_status(raised, becomes, says):
+    with pytest.raises(becomes, match=says), hub_errors("--name: ", "--push: "):
+        raise raised
