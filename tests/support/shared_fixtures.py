@@ -49,6 +49,21 @@ def tiny_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The output folder of a run of this process, with its record; the figures in it are made up."""
+    from ddpm_from_scratch.training.report import write_report
+    from trainers import make_trainer
+
+    trainer = make_trainer(tmp_path_factory.mktemp("finished") / "digits", "--max_train_steps=2")
+    trainer.run()
+    trainer.export()
+    figures = {"sample_shape": [1, 8, 8], "features": {}, "sliced_w2": 0.25, "sliced_w2_floor": 0.125}
+    how = {"num_samples": 8, "scheduler": "FewStepScheduler", "network_evaluations": 10, "num_floor": 8}
+    write_report(trainer, figures | how | {"reference": "held-out samples"}, "digits")
+    return trainer.output_dir
+
+
+@pytest.fixture(scope="session")
 def _hub_and_forks(tmp_path_factory):
     """A Hub on loopback, and fresh processes that know it."""
     with LoopbackHub() as hub:

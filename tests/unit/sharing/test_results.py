@@ -17,8 +17,8 @@ LIKELIHOOD = {
 
 
 @pytest.fixture
-def run(tiny_run, tmp_path):
-    return shutil.copytree(tiny_run, tmp_path / "run")
+def run(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "run")
 
 
 def files(folder):
