@@ -22,7 +22,7 @@ from ..process.estimate import clipped
 from ..process.timesteps import check_one_given, checked_timesteps, spaced_timesteps
 from ..words import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
 from .reverse_chain import ReverseChain, Step
-from .scheduler_base import FromScratchScheduler, settings_named, standard_normal
+from .scheduler_base import FromScratchScheduler, settings_named, standard_normal, step_output
 from .scheduler_settings import stock_settings
 
 
@@ -289,7 +289,7 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
 
         if not return_dict:
             return prev_sample, original
-        return DDPMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=original)
+        return step_output(prev_sample, original)
 
     def batch_step_no_noise(
         self, model_output: torch.Tensor, timesteps: torch.Tensor | Sequence[int], sample: torch.Tensor

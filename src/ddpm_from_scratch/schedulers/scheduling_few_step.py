@@ -27,7 +27,7 @@ from .few_step_profile import (
     default_noise_level,
     default_num_steps,
 )
-from .scheduler_base import FromScratchScheduler, settings_named, standard_normal
+from .scheduler_base import FromScratchScheduler, settings_named, standard_normal, step_output
 
 
 class FewStepChain(Chain):
@@ -351,4 +351,4 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
         prev_sample, original = prev_sample.to(dtype), original.to(dtype)
         if not return_dict:
             return prev_sample, original
-        return DDPMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=original)
+        return step_output(prev_sample, original)
