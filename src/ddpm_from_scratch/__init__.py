@@ -80,15 +80,17 @@ class _Waiting(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        with _LOADING:
-            if type(self) is _Waiting:
-                _become(types.ModuleType, self)
+        with _LOADING:  # other threads wait until it is loaded; this one may come again while it loads
+            if self.__dict__.pop("_waits", False):
                 try:
                     self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
                 except BaseException:
-                    _become(_Waiting, self)
+                    self.__dict__["_waits"] = True
                     raise
-        return getattr(self, name)
+                _become(types.ModuleType, self)
+        if name in self.__dict__:
+            return self.__dict__[name]
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 
 def _become(kind: type[types.ModuleType], module: types.ModuleType) -> None:
@@ -108,4 +110,7 @@ for _earlier, _now in _NAMED_BY_SAVED_PIPELINES.items():
     assert _spec is not None
     _module = importlib.util.module_from_spec(_spec)
     _become(_Waiting, _module)
+    _module.__dict__["_waits"] = True
     sys.modules[_spec.name] = sys.modules[f"{__name__}.{_earlier}"] = _module
+    _wing, _name = _spec.name.rsplit(".", 1)
+    setattr(sys.modules[_wing], _name, _module)  # as an import does

@@ -1,6 +1,6 @@
 """Folders that version 0.1 wrote load and sample as they did.
 
-The folders and what came of them are in fixtures/folders_0_1.tar.xz (see fixtures/make_folders_0_1.py);
+The folders and what came of them are in fixtures/folders_0_1.tar.xz (see fixtures/make_folders_0_1.py.txt);
 that a checkpoint goes on is in tests/runs/test_folders_0_1.py.
 """
 

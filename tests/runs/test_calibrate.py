@@ -16,10 +16,8 @@ from ddpm_from_scratch import (
     build_model,
     model_config,
 )
-from ddpm_from_scratch.data.datasets import load_training_data
 from ddpm_from_scratch.evaluation.candidates import calibrate_pipeline
 from ddpm_from_scratch.runtime.errors import Stopped
-from ddpm_from_scratch.training.config import parse_config
 from promises.trials import folder_data, image_folder
 
 SMALL = ("--num_steps", "2", "4", "--num_samples=4", "--batch_size=64", "--features=pixels")

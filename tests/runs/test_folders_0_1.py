@@ -1,4 +1,4 @@
-"""A checkpoint that version 0.1 wrote goes on as it would have (see tests/fixtures/make_folders_0_1.py)."""
+"""A checkpoint that version 0.1 wrote goes on as it would have (see tests/fixtures)."""
 
 import functools
 import json

@@ -8,8 +8,8 @@ import textwrap
 
 import pytest
 
-from ddpm_from_scratch.sharing.results import RunRecord
 from common import ROOT
+from ddpm_from_scratch.sharing.results import RunRecord
 from loopback_hub import READ_ONLY_TOKEN, TOKEN, Fault
 
 NEEDED = {

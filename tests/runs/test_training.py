@@ -428,7 +428,8 @@ trainer = Trainer(config, network, data, Accelerator(mixed_precision="bf16"))
 trainer.pipeline(); trainer.export(); trainer.save_checkpoint()
 trainer.save_samples(Path(config.output_dir) / "x.png")
 seen = []
-trainer.state.network.mid_block.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+middle = trainer.state.network.mid_block
+middle.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
 trainer.run()
 assert set(seen) == {{torch.bfloat16}}, seen
 assert all(p.dtype == torch.float32 for p in trainer.state.ema.tensors.values())

@@ -1,7 +1,7 @@
 """The variational bound on the likelihood of data, by the network and the scheduler that sample.
 
 It says how probable held-out data are: in bits per dimension for images with levels, in nats for continuous
-data. The likelihood itself is in flow_likelihood.py.
+data. The likelihood itself is in flow.py.
 """
 
 import math
@@ -101,7 +101,7 @@ def variational_bound(
 
     -log p(x_0) <= KL(q(x_T | x_0) || N(0, I)) + sum_t L_t     (Ho et al. 2020, arXiv:2006.11239, eq. 5)
 
-    with the terms of variational_bound.py, each at one draw of x_t for each sample. It is the bound of the
+    with the terms of bound_terms.py, each at one draw of x_t for each sample. It is the bound of the
     chain that samples through these timesteps: the estimate of x_0 is clipped if the scheduler clips it.
 
     Analytic variances are the best Gaussian ones that do not depend on x_t; see `residuals.py`.
@@ -214,6 +214,7 @@ def variational_bounds(
             sums[kind].index_add_(0, batch.columns, terms)
             totals[kind].index_add_(0, batch.rows, weights[batch.columns] * terms)
     prior = _prior_terms(original_samples, table[-1])
+    num_terms = len(visited) if drawn is None else drawn.shape[1]
     num_dimensions = original_samples[0].numel()
     bounds = {}
     for kind in variance_types:
@@ -226,7 +227,7 @@ def variational_bounds(
         bounds[kind] = VariationalBound(
             nats_per_sample=nats,
             num_dimensions=num_dimensions,
-            num_evaluations=len(visited) if drawn is None else drawn.shape[1],
+            num_evaluations=num_terms * denoiser.evaluations_of_a_sample,
             timesteps=visited,
             terms=sums[kind] / counts,
             counts=counts,

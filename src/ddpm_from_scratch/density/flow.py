@@ -122,7 +122,7 @@ def flow_likelihood(
     return FlowLikelihood(
         nats_per_sample=nats,
         num_dimensions=num_dimensions,
-        num_evaluations=2 * (len(visited) - 1),
+        num_evaluations=2 * (len(visited) - 1) * denoiser.evaluations_of_a_sample,
         divergence=divergence,
         data_levels=data_levels,
         noise_std=float((1 / first - 1) ** 0.5),

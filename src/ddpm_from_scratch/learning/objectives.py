@@ -110,7 +110,7 @@ def denoising_losses(
         snr_gamma: gamma of "min_snr".
         vlb_weight: lambda of learned variances; 0.001 in the paper.
         data_levels: of learned variances: how many values a number of the data can have, 256 for 8-bit
-            images; None for continuous data (see `variational_bound.bound_terms`).
+            images; None for continuous data (see `density.bound_terms`).
 
     Raises:
         ValueError: an unknown weighting, a model output whose shape does not fit the samples and the variance

@@ -9,11 +9,13 @@ the score: one follows from the other. Score, likelihood, loss, calibration and 
 """
 
 import itertools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from .. import checks
@@ -70,8 +72,8 @@ class Denoiser:
 
     Args:
         network: called as `network(x_t, timesteps)`, with `class_labels=` if there are labels: a diffusers
-            model, a plain `nn.Module` or any function; it returns a tensor, an output with `.sample`, or a
-            tuple (see `output_tensor`).
+            model, a plain `nn.Module` or any function, which get timesteps of shape (B,); it returns a
+            tensor, an output with `.sample`, or a tuple (see `output_tensor`).
         process: a scheduler of this package or of diffusers, which gives `alphas_cumprod` and
             `config.prediction_type`, and may give a variance_type and the clipping of x_0.
         labels: classes of the samples: one for all, or one for each, shape (N,).
@@ -93,7 +95,8 @@ class Denoiser:
     ):
         self.network, self.process = network, process
         self.labels = None if labels is None else _integers(labels)
-        self.guidance_scale, self.null_label = guidance_scale, null_label
+        self.guidance_scale = checks.real("guidance_scale", guidance_scale, 0, sys.float_info.max)
+        self.null_label = None if null_label is None else checks.integer("null_label", null_label, 0)
         if guidance_scale != 1 and (self.labels is None or null_label is None):
             raise ValueError(
                 f"guidance_scale is {guidance_scale:g}, but guidance needs labels and a null_label: give "
@@ -104,6 +107,11 @@ class Denoiser:
         first = _first_tensor(network)
         dtype = getattr(network, "dtype", None if first is None else first.dtype)
         self._half = dtype if dtype in _HALF else None
+
+    @property
+    def evaluations_of_a_sample(self) -> int:
+        """How often the network sees a sample in one evaluation: twice if guided."""
+        return 1 if self.guidance_scale == 1 else 2
 
     @property
     def num_train_timesteps(self) -> int:
@@ -158,6 +166,8 @@ class Denoiser:
         batch_size = len(sample)
         labels = self.labels_of(batch_size, rows)
         labels = None if labels is None else labels.to(sample.device)
+        if not isinstance(self.network, ModelMixin):
+            timesteps = timesteps.expand(batch_size)  # one for each: what a network of one's own expects
         given = sample if self._half is None else sample.to(self._half)
         if labels is None or self.guidance_scale == 1:
             self.evaluations += batch_size

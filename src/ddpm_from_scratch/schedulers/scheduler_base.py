@@ -1,7 +1,7 @@
 """What the schedulers of this package share: the configuration, the noise schedule, noising, and x_0.
 
-The equations are in `diffusion.py`, the schedules in `noise_schedules.py`, and what a setting may be in
-`scheduler_settings.py`.
+The equations are in `process/diffusion.py`, the schedules in `process/noise_schedules.py`, and what a setting
+may be in `scheduler_settings.py`.
 """
 
 import functools
@@ -74,10 +74,11 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
     """A noise schedule with its tables, ready for a way of sampling.
 
     Its state is the configuration, `alphas_cumprod` and `timesteps`. Each may be assigned, as pipelines of
-    diffusers do: the value is checked, and what follows from it is made anew at once. A change in place of
-    one of the two tensors is seen by their versions when a table is looked up next, and checked and followed
-    then. Writing past PyTorch, by `.data` or a numpy view, changes no version and cannot be seen, nor can a
-    graph that is already compiled see a change in place before the next call outside of it.
+    diffusers do: the value is checked, and the tables are made anew at once (`betas` and `alphas` stay those
+    of the configuration). A change in place of one of the two tensors is seen by their versions when a table
+    is looked up next, and checked and followed then. Writing past PyTorch, by `.data` or a numpy view,
+    changes no version and cannot be seen, nor can a graph that is already compiled see a change in place
+    before the next call outside of it.
 
     A subclass registers its settings, calls `_start` at the end of its constructor, chooses timesteps by
     `_visit`, and makes the chain of coefficients in `_make_chain`.

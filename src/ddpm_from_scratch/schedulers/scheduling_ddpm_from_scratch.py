@@ -65,7 +65,7 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         scale_betas_by_length: multiply beta_start and beta_end by 1000 / T, so that a chain of any length
             ends with as little signal as one of 1000 steps.
         residuals: E|x_0 - x_0_hat|^2 / D at each of the T timesteps, for variance_type "analytic":
-            `residual_curve(model, scheduler, training_samples).tolist()`.
+            `residual_curve(Denoiser(network, scheduler), samples).tolist()`.
 
     Raises:
         ValueError, TypeError: an argument that is not allowed, named with the allowed values.
@@ -147,7 +147,7 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Choose the timesteps that sampling visits, from noisy to clean (see `timestep_spacing.py`).
+        """Choose the timesteps that sampling visits, from noisy to clean (see `process/timesteps.py`).
 
         Args:
             num_inference_steps: n in 1..T.

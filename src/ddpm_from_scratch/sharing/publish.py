@@ -23,7 +23,7 @@ def publish(
 ) -> str:
     """Check the pipeline of a folder, write its card, upload both, and return the address.
 
-    Arguments as in `hub.push_folder`; without repo_id the repository has the folder's name.
+    Arguments as in `hub.upload.push_folder`; without repo_id the repository has the folder's name.
 
     Raises:
         ConfigError: no pipeline in the folder, or a damaged one.

@@ -135,13 +135,15 @@ class Trainer(Run):
             state.stream_state,
         )
         state.began = time.perf_counter()
-        while self.update < self.total_updates:
-            update = self.train_update(batches)
-            self._check_nonfinite(update)
-            yield update
-            if update.stop:
-                self._save_and_stop()
-        state.count_seconds()
+        try:
+            while self.update < self.total_updates:
+                update = self.train_update(batches)
+                self._check_nonfinite(update)
+                yield update
+                if update.stop:
+                    self._save_and_stop()
+        finally:  # also of a loop that is left before its end
+            state.count_seconds()
 
     def _save_and_stop(self) -> NoReturn:
         self.save_checkpoint()

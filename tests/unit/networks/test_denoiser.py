@@ -7,6 +7,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
 from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser
+from ddpm_from_scratch.density.bound import variational_bound
+from ddpm_from_scratch.density.flow import flow_likelihood
 from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 from ddpm_from_scratch.process.diffusion import PREDICTION_TYPES
 
@@ -108,8 +110,8 @@ def test_guidance_is_one_call_on_a_doubled_batch_and_counts_twice(timesteps):
     output = denoiser.output(torch.zeros(2, 3), timesteps)
     # null + 3 (label - null)
     assert output[:, 0].tolist() == [10 + 3 * (2 - 10), 10 + 3 * (4 - 10)]
-    at = timesteps.tolist()
-    assert network.asked == [(4, at * 2 if isinstance(at, list) else at, [2, 4, 10, 10])]
+    at = timesteps.expand(2).tolist()
+    assert network.asked == [(4, at * 2, [2, 4, 10, 10])]
     assert denoiser.evaluations == 4
     Denoiser(network, DDPMScheduler(), [2, 4]).output(torch.zeros(2, 3), timesteps)
     assert network.asked[-1][0] == 2
@@ -154,6 +156,13 @@ def test_a_network_in_half_precision_gets_such_samples_and_the_rest_is_float32(d
     [
         ({"guidance_scale": 2.0}, ValueError, "guidance needs labels and a null_label"),
         ({"labels": [1], "guidance_scale": 2.0}, ValueError, "guidance needs labels and a null_label"),
+        (
+            {"labels": [1], "guidance_scale": float("nan"), "null_label": 1},
+            ValueError,
+            "guidance_scale is nan",
+        ),
+        ({"labels": [1], "guidance_scale": "2", "null_label": 1}, TypeError, "guidance_scale is '2'"),
+        ({"labels": [1], "guidance_scale": 2.0, "null_label": 1.5}, TypeError, "null_label is 1.5"),
         ({"labels": [0.5]}, TypeError, "must be integers"),
         ({"labels": [[1, 2]]}, TypeError, "one for all samples or one for each"),
     ],
@@ -173,3 +182,35 @@ def test_another_number_of_labels_than_samples_is_refused():
 def test_a_timestep_that_is_none_is_refused(timestep):
     with pytest.raises((TypeError, ValueError), match="timesteps"):
         Denoiser(Labelled(), DDPMScheduler(), 1)(torch.zeros(2, 3), timestep)
+
+
+def test_a_network_of_ones_own_gets_a_timestep_for_each_sample(generator):
+    """As in training, also where the library evaluates at one timestep for all."""
+    seen = []
+
+    def network(sample, timestep):
+        seen.append(timestep.shape)
+        return torch.cat([sample, timestep[:, None]], dim=1)[:, :2]
+
+    scheduler = DDPMScheduler()
+    denoiser = Denoiser(network, scheduler)
+    sample = torch.randn(5, 2, generator=generator)
+    for timesteps in (7, torch.tensor([1, 2, 3, 4, 5])):
+        denoiser(sample, timesteps)
+    denoiser.output(sample, torch.tensor(7))
+    assert set(seen) == {(5,)}
+
+
+def test_evaluations_of_likelihoods_are_counted_with_guidance(generator):
+    scheduler = DDPMScheduler(num_train_timesteps=10)
+
+    def network(sample, timestep, class_labels):
+        return 0.1 * sample
+
+    sample = torch.randn(4, 2, generator=generator)
+    for guidance_scale in (1.0, 2.0):
+        denoiser = Denoiser(network, scheduler, 0, guidance_scale, 1)
+        bound = variational_bound(denoiser, sample, data_levels=None)
+        assert bound.num_evaluations == denoiser.evaluations / len(sample) == 10 * guidance_scale
+        flow = flow_likelihood(denoiser, sample, timesteps=range(4))
+        assert flow.num_evaluations == denoiser.evaluations / len(sample) - bound.num_evaluations
