@@ -8,6 +8,7 @@ Whatever the network was trained to predict, each evaluation gives the estimate 
 the score: one follows from the other. Score, likelihood, loss, calibration and the pipeline are built on it.
 """
 
+import copy
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -107,6 +108,16 @@ class Denoiser:
         first = _first_tensor(network)
         dtype = getattr(network, "dtype", None if first is None else first.dtype)
         self._half = dtype if dtype in _HALF else None
+
+    def with_labels(self, labels: torch.Tensor | Sequence[int] | int | None) -> "Denoiser":
+        """Return a denoiser of the same network for other samples, with a count of its own.
+
+        It looks at no weight, so that a loop can make one for each batch.
+        """
+        found = copy.copy(self)
+        found.labels = None if labels is None else _integers(labels)
+        found.evaluations = 0
+        return found
 
     @property
     def evaluations_of_a_sample(self) -> int:

@@ -42,6 +42,7 @@ class Trainer(Run):
         stop: StopRequest | None = None,
     ):
         super().__init__(config, network, data, accelerator, stop)
+        self.denoiser = Denoiser(self.state.updater.model, self.scheduler)
         self.draws = Draws(config, accelerator, self.state.network, self.state.loss_aware, self.null_label)
         self._plan_updates()
 
@@ -169,7 +170,7 @@ class Trainer(Run):
             with updater.batch(is_last):
                 draw = self.draws(samples, labels, self.update, micro)
                 losses = denoising_losses(
-                    Denoiser(updater.model, self.scheduler, draw.labels), samples, draw.noise, draw.timesteps,
+                    self.denoiser.with_labels(draw.labels), samples, draw.noise, draw.timesteps,
                     loss_weighting=config.loss_weighting,
                     snr_gamma=config.snr_gamma, vlb_weight=config.vlb_weight, data_levels=self.data.levels,
                 )  # fmt: skip

@@ -103,6 +103,15 @@ def test_labels_are_one_for_all_or_one_for_each(labels, rows, expected):
     assert at_t.prediction[:, 0].tolist() == expected and network.asked == [(2, [7, 8], expected)]
 
 
+def test_other_labels_are_of_the_same_network_with_a_count_of_its_own():
+    network = Labelled()
+    first = Denoiser(network, DDPMScheduler(), 3)
+    other = first.with_labels([5, 6])
+    for denoiser, expected in ((first, [3, 3]), (other, [5, 6])):
+        assert denoiser(torch.zeros(2, 3), 7).prediction[:, 0].tolist() == expected
+        assert denoiser.evaluations == 2
+
+
 @pytest.mark.parametrize("timesteps", [torch.tensor(7), torch.tensor([7, 8])])
 def test_guidance_is_one_call_on_a_doubled_batch_and_counts_twice(timesteps):
     network = Labelled()
