@@ -8,7 +8,8 @@ import importlib
 import inspect
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from . import checks
 from .hub.layouts import choose_layout, complete
 from .hub.loading import load_components, own_scheduler_class
 from .hub.safe_loading import named, read_json
+from .networks.class_labels import ClassLabels
 from .networks.denoiser import Denoiser
 from .networks.models import sample_shape
 from .words import OUTPUT_TYPES
@@ -59,28 +61,41 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         null_class_label: the label that stood for "no class" while a class-conditional network was trained
             with label dropout (see `objectives.drop_labels`). It is saved with the pipeline, and makes
             classifier-free guidance and unconditional samples possible.
+        id2label: label -> name of the class, as in diffusers' DiTPipeline. It is saved with the pipeline, and
+            `class_labels` takes the names.
 
     Raises:
-        ValueError, TypeError: a null_class_label that the network has no embedding of.
+        ValueError, TypeError: a null_class_label that the network has no embedding of, or names that do not
+            fit its classes.
     """
 
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = ["latents"]
 
-    def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, null_class_label: int | None = None):
+    def __init__(
+        self,
+        unet: ModelMixin,
+        scheduler: SchedulerMixin,
+        null_class_label: int | None = None,
+        id2label: Mapping[int | str, str] | None = None,
+    ):
         super().__init__()
         if type(scheduler) is DDPMScheduler:
             scheduler = own_scheduler_class(scheduler.config).from_config(scheduler.config)
-        if null_class_label is not None:
-            num_classes = getattr(unet.config, "num_class_embeds", None)
-            if num_classes is None:
-                raise ValueError(
-                    f"null_class_label is {null_class_label!r}, but the network is not class-conditional; "
-                    "leave it out."
-                )
-            null_class_label = checks.integer("null_class_label", null_class_label, 0, num_classes - 1)
+        num_classes = getattr(unet.config, "num_class_embeds", None)
+        if num_classes is not None:
+            classes = ClassLabels(num_classes, null_class_label, id2label)
+            null_class_label = classes.null_label
+            id2label = None if classes.names is None else dict(classes.names)
+        else:
+            given = {"null_class_label": null_class_label, "id2label": id2label}
+            for name, value in given.items():
+                if value is not None:
+                    raise ValueError(
+                        f"{name} is {value!r}, but the network is not class-conditional; leave it out."
+                    )
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(null_class_label=null_class_label)
+        self.register_to_config(null_class_label=null_class_label, id2label=id2label)
 
     @torch.no_grad()
     def __call__(
@@ -89,7 +104,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_inference_steps: int | None = None,
         latents: torch.Tensor | None = None,
-        class_labels: torch.Tensor | Sequence[int] | int | None = None,
+        class_labels: torch.Tensor | Sequence[int | str] | int | str | None = None,
         guidance_scale: float = 1.0,
         output_type: str | None = None,
         return_dict: bool = True,
@@ -107,8 +122,8 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
                 training timesteps of others.
             latents: x_T ~ N(0, I) to start from, shape (B, ...), instead of drawing it; scaled by the
                 scheduler's init_noise_sigma like the noise that would be drawn.
-            class_labels: for class-conditional networks: one label for all, or B of them. With a
-                null_class_label they may be left out, for unconditional samples.
+            class_labels: for class-conditional networks: one label, or name of a class, for all, or B of
+                them. With a null_class_label they may be left out, for unconditional samples.
             guidance_scale: s of classifier-free guidance, unconditional + s (conditional - unconditional)
                 (Ho & Salimans 2022, arXiv:2207.12598; their w is s - 1). 1 is no guidance; above 1 samples
                 are more typical of their class and vary less. Needs class_labels and a null_class_label, and
@@ -135,7 +150,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         )
         device = self._execution_device
         dtype = getattr(self.unet, "dtype", torch.float32)
-        labels = self._class_labels(class_labels, batch_size, device)
+        labels = self._class_labels(class_labels, batch_size)
         self._check_guidance(guidance_scale, class_labels)
 
         self.scheduler.set_timesteps(num_inference_steps, device=device)
@@ -202,39 +217,15 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             )
         return output_type
 
-    def _class_labels(
-        self, class_labels: torch.Tensor | Sequence[int] | int | None, batch_size: int, device: torch.device
-    ) -> torch.Tensor | None:
+    def _class_labels(self, asked: Any, batch_size: int) -> torch.Tensor | None:
         """Return the labels for the network, shape (B,); None for a network without classes."""
         num_classes = getattr(self.unet.config, "num_class_embeds", None)
-        null_label = self.config.null_class_label
         if num_classes is None:
-            if class_labels is not None:
+            if asked is not None:
                 raise ValueError("class_labels were given, but the network is not class-conditional.")
             return None
-        allowed = f"0..{num_classes - 1}"
-        if null_label is not None:
-            allowed = (
-                f"0..{num_classes - 2}" if null_label == num_classes - 1 else f"{allowed} but {null_label}"
-            )
-        if class_labels is None:
-            if null_label is None:
-                raise ValueError(f"the network is class-conditional: pass class_labels in {allowed}.")
-            return torch.full((batch_size,), null_label, device=device)
-        labels = torch.as_tensor(class_labels, device=device).reshape(-1)
-        if len(labels) == 1:
-            labels = labels.expand(batch_size)
-        if len(labels) != batch_size or labels.is_floating_point():
-            raise ValueError(f"class_labels must be one integer or {batch_size}, got {class_labels!r}.")
-        wrong = (labels < 0) | (labels >= num_classes)
-        if null_label is not None:
-            wrong |= labels == null_label
-        if bool(wrong.any()):
-            hint = ""
-            if null_label is not None:
-                hint = f" {null_label} is the null class: leave class_labels out for unconditional samples."
-            raise ValueError(f"class_labels must be in {allowed}, got {labels.tolist()}.{hint}")
-        return labels
+        classes = ClassLabels(num_classes, self.config.null_class_label, self.config.id2label)
+        return classes.chosen(asked, batch_size, self._execution_device)
 
     def _check_guidance(self, guidance_scale: float, class_labels: Any) -> None:
         """Raise ValueError or TypeError for a guidance scale that cannot be used."""
@@ -275,6 +266,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         unet: ModelMixin | None = None,
         scheduler: SchedulerMixin | None = None,
         null_class_label: int | None = None,
+        id2label: Mapping[int | str, str] | None = None,
         subfolder: str | None = None,
         variant: str | None = None,
         **options: Any,
@@ -288,6 +280,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             unet: a network to use instead of the saved one.
             scheduler: a scheduler to use instead of the saved one.
             null_class_label: instead of the saved one.
+            id2label: likewise.
             subfolder: the folder inside that holds the pipeline.
             variant: of the weights, such as "non_ema" or "fp16".
             options: where it comes from (revision, token, cache_dir, local_files_only, force_download), and
@@ -299,13 +292,14 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             TypeError: an option that does not apply.
             OSError, huggingface_hub.errors: not there, or no access.
         """
-        given = {"unet": unet, "scheduler": scheduler}
-        components, index = load_components(pretrained_model_name_or_path, given, variant, subfolder, options)
-        if null_class_label is not None:
-            pipeline = cls(**components, null_class_label=null_class_label)
-        else:
-            with named(index):
-                pipeline = cls(**components, null_class_label=read_json(index).get("null_class_label"))
+        own = {"unet": unet, "scheduler": scheduler}
+        components, index = load_components(pretrained_model_name_or_path, own, variant, subfolder, options)
+        given: dict[str, Any] = {"null_class_label": null_class_label, "id2label": id2label}
+        classes = {name: value for name, value in given.items() if value is not None}
+        saved = read_json(index)
+        # An error about what was given is not the file's.
+        with nullcontext() if classes else named(index):
+            pipeline = cls(**components, **({name: saved.get(name) for name in given} | classes))
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
 

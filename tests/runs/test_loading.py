@@ -44,7 +44,7 @@ MODELS = {
     "portable": {"unet": {}, "layout": None, "call": {}},
     "remote-code": {"unet": {}, "layout": "remote-code", "call": {}},
     "classes": {
-        "unet": {"num_class_embeds": 4}, "layout": None, "call": {"class_labels": 1, "guidance_scale": 2}
+        "unet": {"num_class_embeds": 4}, "layout": None, "call": {"class_labels": "dog", "guidance_scale": 2}
     },
     "points": {"unet": None, "layout": None, "call": {}},
     "swapped": {"unet": {}, "layout": None, "call": {}, "scheduler": "PNDMScheduler"},
@@ -79,8 +79,8 @@ class Shelf:
         )
         if "scheduler" in kind:
             scheduler = getattr(diffusers, kind["scheduler"]).from_config(scheduler.to_diffusers().config)
-        null_label = 3 if model == "classes" else None
-        pipeline = DDPMFromScratchPipeline(build_model(config), scheduler, null_label)
+        classes = (3, {0: "cat", 1: "dog", 2: "fish"}) if model == "classes" else ()
+        pipeline = DDPMFromScratchPipeline(build_model(config), scheduler, *classes)
         pipeline.set_progress_bar_config(disable=True)
         self.truth[model] = pipeline(
             batch_size=2, num_inference_steps=4, generator=torch.Generator().manual_seed(0),

@@ -229,6 +229,34 @@ def test_null_label_can_be_given_to_an_older_folder(tmp_path):
     assert loaded.config.null_class_label == 3
 
 
+def test_class_names_are_saved_and_taken_as_labels(tmp_path):
+    pipeline = guidable_pipeline()
+    names = {0: "cat", 1: "dog", 2: "fish"}
+    named = DDPMFromScratchPipeline(pipeline.unet, pipeline.scheduler, 3, names)
+    named.save_pretrained(tmp_path / "named")
+    pipeline.save_pretrained(tmp_path / "unnamed")
+    by_label = pipeline(2, seeded(), 3, class_labels=[1, 2], output_type="np").images
+    for folder, given in (("named", None), ("unnamed", names)):
+        loaded = DDPMFromScratchPipeline.from_pretrained(tmp_path / folder, id2label=given)
+        loaded.set_progress_bar_config(disable=True)
+        assert loaded.config.id2label == names
+        images = loaded(2, seeded(), 3, class_labels=["dog", "fish"], output_type="np").images
+        assert np.array_equal(images, by_label)
+
+
+def test_class_names_that_do_not_fit_say_where_they_are(tmp_path):
+    guidable_pipeline().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="^id2label names the label 3, but"):
+        DDPMFromScratchPipeline.from_pretrained(tmp_path, id2label={3: "none"})
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"id2label": "cat"}))
+    with pytest.raises(ValueError, match="model_index.json cannot be used: id2label must be"):
+        DDPMFromScratchPipeline.from_pretrained(tmp_path)
+    unconditional = make_pipeline()
+    with pytest.raises(ValueError, match="id2label is .*not class-conditional"):
+        DDPMFromScratchPipeline(unconditional.unet, unconditional.scheduler, id2label={0: "cat"})
+
+
 def test_portable_index_has_no_null_label(tmp_path):
     make_pipeline().save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())

@@ -77,7 +77,7 @@ def usage(
     *,
     num_inference_steps: int | None = None,
     stock_steps: int | None = None,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
     guidance_scale: float | None = None,
     few_steps: Sequence[int] | None = None,
     sample_shape: Sequence[int] | None = None,
@@ -89,7 +89,7 @@ def usage(
         layout: see layouts.py.
         num_inference_steps: number of steps to recommend.
         stock_steps: likewise for DDPMScheduler, which is what stock classes of the portable layout sample by.
-        class_label: an example of a class, for class-conditional networks.
+        class_label: the label or the name of a class, as an example, for class-conditional networks.
         guidance_scale: to recommend, for networks that were trained with label dropout.
         few_steps: timesteps of a calibration, for schedulers of diffusers.
         sample_shape: of one sample, which they need.
@@ -103,7 +103,7 @@ def usage(
             "class_labels": class_label,
             "guidance_scale": guidance_scale,
         }
-        named = (f"{name}={value}" for name, value in given.items() if value is not None)
+        named = (f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None)
         return f"pipe({', '.join(named)}).images"
 
     trusted = "" if is_portable else ", trust_remote_code=True"
@@ -193,6 +193,19 @@ def calibrated_timesteps(folder: Path, num_steps: int = 10) -> list[int] | None:
     return steps[min(steps, key=lambda count: abs(int(count) - num_steps))]["timesteps"]
 
 
+def class_names(folder: Path) -> list[str]:
+    """Return the names of the classes of a saved pipeline in the order of their labels; empty without any."""
+    names = json.loads((folder / "model_index.json").read_text()).get("id2label") or {}
+    return [names[label] for label in sorted(names, key=int)]
+
+
+def example_class(folder: Path) -> int | str | None:
+    """Return a class of a saved pipeline: a name, or a label if there are none; None without classes."""
+    names = class_names(folder)
+    network = json.loads((folder / "unet" / "config.json").read_text())
+    return names[0] if names else 0 if network.get("num_class_embeds") is not None else None
+
+
 def plain_card(folder: Path, repo_id: str) -> ModelCard:
     """Return the card of a pipeline of which nothing but its files is known."""
     index = json.loads((folder / "model_index.json").read_text())
@@ -203,11 +216,12 @@ def plain_card(folder: Path, repo_id: str) -> ModelCard:
         pipeline_tag="unconditional-image-generation" if is_image else None,
         tags=["diffusion", "ddpm"],
     )
-    has_classes = network.get("num_class_embeds") is not None
-    how = usage(repo_id, layout_of(folder), class_label=0 if has_classes else None)
+    how = usage(repo_id, layout_of(folder), class_label=example_class(folder))
     name = repo_id.split("/")[-1]
-    guided = " It can be guided (`guidance_scale`)." if index.get("null_class_label") is not None else ""
+    more = " It can be guided (`guidance_scale`)." if index.get("null_class_label") is not None else ""
+    named = class_names(folder)
+    more += f" Its classes are {', '.join(named)}." if named else ""
     return ModelCard(
-        f"---\n{data.to_yaml()}\n---\n\n# {name}\n\nA denoising diffusion model (DDPM).{guided} Data, "
+        f"---\n{data.to_yaml()}\n---\n\n# {name}\n\nA denoising diffusion model (DDPM).{more} Data, "
         f"training and licence are not described yet.\n\n## Use\n\n{how}\n"
     )

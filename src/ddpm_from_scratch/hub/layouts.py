@@ -127,7 +127,8 @@ def complete(folder: Path, layout: str, pipeline_class: type, components: dict[s
     index.pop("_name_or_path", None)
     if layout == "portable":
         index["_class_name"] = "DDPMPipeline"
-        index.pop("null_class_label", None)  # stock does not know it; only class-conditional ones have one
+        for name in ("null_class_label", "id2label"):  # stock does not know them; without classes, none
+            index.pop(name, None)
         if type(scheduler).__name__ in OWN_SCHEDULERS:
             index["scheduler"] = ["diffusers", "DDPMScheduler"]
             _write(folder / "scheduler" / "scheduler_config.json", stock_scheduler_config(scheduler))

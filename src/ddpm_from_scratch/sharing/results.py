@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..evaluation.figures import metric_names
-from ..hub.cards import calibrated_timesteps, layout_of, model_card, usage
+from ..hub.cards import calibrated_timesteps, class_names, example_class, layout_of, model_card, usage
 from ..runtime.errors import ConfigError
 from ..runtime.storage import replace_file
 from ..schedulers.few_step_profile import default_num_steps
@@ -117,6 +117,7 @@ class RunRecord:
             evaluation=evaluation,
             results=results,
             config=config,
+            class_names=class_names(folder),
             data_license=_DATA_LICENSES.get(config["dataset_name"], "that of its source"),
             usage=usage(
                 repo_id,
@@ -124,7 +125,7 @@ class RunRecord:
                 num_inference_steps=config["ddpm_num_inference_steps"]
                 or default_num_steps(config["ddpm_num_steps"]),
                 stock_steps=min(200, config["ddpm_num_steps"]),
-                class_label=0 if config["label_column"] else None,
+                class_label=example_class(folder),
                 guidance_scale=config["guidance_scale"] if config["guidance_scale"] != 1 else None,
                 few_steps=calibrated_timesteps(folder),
                 sample_shape=data["sample_shape"],

@@ -91,6 +91,7 @@ def make_space(
         "sample_shape": shape,
         "num_classes": getattr(network.config, "num_class_embeds", None),
         "null_label": pipeline.config.null_class_label,
+        "class_names": pipeline.config.id2label or {},
         # As the network has it, defaults included, which its file may lack.
         "config": json.loads(network.to_json_string()) | {"_name_or_path": None},
         "steps": chain_steps(pipeline.scheduler, num_inference_steps),

@@ -49,7 +49,8 @@ def test_the_nearest_calibration_is_named(tmp_path):
 @pytest.mark.parametrize("layout", ["portable", "remote-code"])
 def test_a_plain_card_fits_the_folder(tmp_path, layout):
     pipeline = untrained_pipeline(num_class_embeds=4)
-    DDPMFromScratchPipeline(pipeline.unet, pipeline.scheduler, 3).save_pretrained(
+    classes = (3, {0: "cat", 1: "dog", 2: "fish"})
+    DDPMFromScratchPipeline(pipeline.unet, pipeline.scheduler, *classes).save_pretrained(
         tmp_path, layout="remote-code"
     )
     if layout == "portable":
@@ -57,7 +58,9 @@ def test_a_plain_card_fits_the_folder(tmp_path, layout):
     card = plain_card(tmp_path, "me/x")
     assert layout_of(tmp_path) == layout and card.data.pipeline_tag == "unconditional-image-generation"
     assert ("trust_remote_code=True)" in str(card)) is (layout == "remote-code")
-    assert ("class_labels=0" in str(card) and "can be guided" in str(card)) is (layout == "remote-code")
+    assert ("can be guided" in str(card)) is (layout == "remote-code")
+    named = 'class_labels="cat"' in str(card) and "Its classes are cat, dog, fish." in str(card)
+    assert named is (layout == "remote-code")
 
 
 def test_the_metrics_of_a_card_are_what_the_hub_reads(tmp_path):

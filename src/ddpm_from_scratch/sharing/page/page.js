@@ -86,7 +86,8 @@ async function main() {
   $("class-label").hidden = settings.num_classes === null;
   $("guidance-label").hidden = settings.null_label === null;
   for (let label = 0; label < (settings.num_classes ?? 0); label++) {
-    $("class").append(new Option(label === settings.null_label ? "any" : String(label), label));
+    const name = label === settings.null_label ? "any" : settings.class_names[label] ?? String(label);
+    $("class").append(new Option(name, label));
   }
   if (settings.sample_shape.length === 1) Object.assign($("count"), { max: 2000, value: 500 });
   $("start").disabled = false;
