@@ -22,6 +22,7 @@ def train(config: TrainingConfig) -> None:
         RunError: anything the user can mend; before the network is built, where it can be known by then.
     """
     # Not before the flags are checked: torch takes seconds to load.
+    from ddpm_from_scratch.data.sizes import order_in_words
     from ddpm_from_scratch.evaluation.candidates import calibrate_pipeline
     from ddpm_from_scratch.evaluation.figures import format_results
     from ddpm_from_scratch.evaluation.quality import evaluate, load_extractors
@@ -62,7 +63,8 @@ def train(config: TrainingConfig) -> None:
         trainer.require_space()
         print(
             f"{network.get('_class_name', 'UNet2DModel')} with {trainer.num_parameters:,} parameters on "
-            f"{data.name}, samples {data.sample_shape}; {trainer.total_updates} updates of "
+            f"{data.name}, samples {data.sample_shape}{order_in_words(data.sample_shape)}; "
+            f"{trainer.total_updates} updates of "
             f"{trainer.samples_per_update} "
             f"samples on {accelerator.num_processes} process(es), {accelerator.device}, precision "
             f"{accelerator.mixed_precision}"

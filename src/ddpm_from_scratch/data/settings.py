@@ -9,6 +9,7 @@ from typing import Any
 from ..runtime.cli import ALLOWED, FREE, check_bounds, flag
 from ..runtime.errors import ConfigError
 from ..words import BUILT_IN_DATASETS
+from .sizes import as_setting, sides
 
 # Settings that may be a path, in which ~ is the home folder.
 _PATHS = ("dataset_name", "train_data_dir", "cache_dir")
@@ -47,14 +48,18 @@ class DataConfig:
         False, "Read the dataset as a stream, without storing it; needs --max_train_steps."
     )
     shuffle_buffer_size: int = flag(1000, "Samples held for shuffling a stream.", on_resume=ALLOWED, least=1)
-    resolution: int | None = flag(
-        None, "Side of the training images in pixels; the model's if not given, else 64.", least=1
+    resolution: int | str | None = flag(
+        None,
+        "Size of the training images in pixels, height x width: 48x64, or 64 for 64x64; the model's if not "
+        "given, else 64.",
     )
     channels: int | None = flag(
         None, "Image channels: 1 (grey), 3 (RGB), 4 (RGBA), or those of an array column.", least=1
     )
     center_crop: bool = flag(
-        False, "Crop the centre of images that are not square; a random part if not given.", on_resume=ALLOWED
+        False,
+        "Crop the centre of images of another shape than --resolution; a random part if not given.",
+        on_resume=ALLOWED,
     )
     random_flip: bool = flag(False, "Mirror images left-right at random.", on_resume=ALLOWED)
     skip_bad_images: int = flag(
@@ -72,6 +77,8 @@ class DataConfig:
         """Raise ConfigError for a setting outside its bounds, or data that cannot be meant."""
         expand_home(self, _PATHS)
         check_bounds(self)
+        if self.resolution is not None:
+            self.resolution = as_setting(*sides(self.resolution))
         if (self.dataset_name is None) == (self.train_data_dir is None):
             got = "neither" if self.dataset_name is None else "both"
             raise ConfigError(f"give exactly one of --dataset_name and --train_data_dir, got {got}.")

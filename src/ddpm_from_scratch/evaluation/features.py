@@ -11,8 +11,10 @@ compared and no run has to train it; `python -m ddpm_from_scratch.evaluation.fea
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -218,7 +220,8 @@ class VisionModelFeatures:
 
     The model's own processor resizes and normalises, in PIL, which filters when it shrinks (Parmar et al.
     2022, arXiv:2104.11222). Where it would crop the centre, it resizes to that size instead, so that nothing
-    of an image goes unseen, as in Stein et al. 2023 (arXiv:2306.04675).
+    of an image goes unseen, as in Stein et al. 2023 (arXiv:2306.04675). Images that are not square are
+    stretched to the squares that the model takes.
 
     Args:
         name_or_path: folder or Hub id of the model.
@@ -267,9 +270,13 @@ class VisionModelFeatures:
     @torch.no_grad()
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of images (B, C, H, W), C of 1 or 3."""
-        images = list(to_rgb_uint8(samples).cpu().numpy())
+        images, options = list(to_rgb_uint8(samples).cpu().numpy()), self.options
+        if samples.shape[2] != samples.shape[3] and (side := _shorter_side(self.processor)):
+            # In their own shape they would be cut, or be of a size that the model does not take.
+            images = [_stretched(image, side, self.processor.resample) for image in images]
+            options = options | {"do_resize": False}
         inputs = self.processor(
-            images=images, input_data_format="channels_first", return_tensors="pt", **self.options
+            images=images, input_data_format="channels_first", return_tensors="pt", **options
         )
         output = self.network(pixel_values=inputs["pixel_values"].to(self.device))
         pooled = getattr(output, "pooler_output", None)
@@ -285,6 +292,19 @@ def _without_crop(processor: Any) -> dict[str, Any]:
         size = {"height": processor.crop_size["height"], "width": processor.crop_size["width"]}
         return {"do_center_crop": False, "do_resize": True, "size": size}
     return {"crop_pct": 1.0} if hasattr(processor, "crop_pct") else {}
+
+
+def _shorter_side(processor: Any) -> int | None:
+    """Return the side of the squares that a processor makes if it scales the shorter side of images."""
+    if not getattr(processor, "do_resize", False) or getattr(processor, "do_center_crop", False):
+        return None
+    return (getattr(processor, "size", None) or {}).get("shortest_edge")
+
+
+def _stretched(image: np.ndarray, side: int, resample: int) -> np.ndarray:
+    """Return an image (3, H, W) in 0..255 as a square (3, side, side)."""
+    resized = Image.fromarray(image.transpose(1, 2, 0)).resize((side, side), Image.Resampling(resample))
+    return np.asarray(resized).transpose(2, 0, 1)
 
 
 class InceptionFeatures:

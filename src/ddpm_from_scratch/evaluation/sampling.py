@@ -177,4 +177,4 @@ def save_picture(samples: torch.Tensor, path: Path, reference: torch.Tensor | No
         return
     images = ((samples + 1) / 2).permute(0, 2, 3, 1).numpy()
     drawable = images if images.shape[-1] in (1, 3) else images[..., :1]
-    sample_grid(drawable, pixel_size=max(1, 48 // images.shape[1])).save(path)
+    sample_grid(drawable, pixel_size=max(1, 48 // max(images.shape[1:3]))).save(path)

@@ -46,7 +46,7 @@ def _data_of(pipeline: DDPMFromScratchPipeline, config: DataConfig) -> TrainingD
     is_image = len(shape) == 3
     data = load_training_data(
         config,
-        config.resolution or (shape[1] if is_image else None),
+        config.resolution or (shape[1:] if is_image else None),
         config.channels or (shape[0] if is_image else None),
     )
     if data.sample_shape != shape:

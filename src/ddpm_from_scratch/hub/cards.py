@@ -92,7 +92,7 @@ def usage(
         class_label: the label or the name of a class, as an example, for class-conditional networks.
         guidance_scale: to recommend, for networks that were trained with label dropout.
         few_steps: timesteps of a calibration, for schedulers of diffusers.
-        sample_shape: of one sample, which they need.
+        sample_shape: of one sample, which they need; of pictures that are not square, it is said.
     """
     is_portable = layout == "portable"
 
@@ -121,6 +121,7 @@ def usage(
     # One string a line: in a code file, diffusers' loader takes lines that begin with "from" for its imports.
     return "\n".join(
         (
+            *_size_in_words(sample_shape),
             f"{alone}:",
             "",
             "```python",
@@ -155,6 +156,13 @@ def usage(
             f"{trust} The weights are safetensors; nothing here is a pickle.",
         )
     )
+
+
+def _size_in_words(sample_shape: Sequence[int] | None) -> tuple[str, ...]:
+    """Return the lines that say which side of the pictures is which; none of squares and points."""
+    if sample_shape is None or len(sample_shape) != 3 or sample_shape[1] == sample_shape[2]:
+        return ()
+    return (f"The pictures are {sample_shape[1]} pixels high and {sample_shape[2]} wide.", "")
 
 
 def _stock_few_steps(timesteps: Sequence[int] | None, sample_shape: Sequence[int] | None) -> tuple[str, ...]:
@@ -216,7 +224,9 @@ def plain_card(folder: Path, repo_id: str) -> ModelCard:
         pipeline_tag="unconditional-image-generation" if is_image else None,
         tags=["diffusion", "ddpm"],
     )
-    how = usage(repo_id, layout_of(folder), class_label=example_class(folder))
+    size = network.get("sample_size")
+    shape = [network["in_channels"], *size] if isinstance(size, list) else None
+    how = usage(repo_id, layout_of(folder), class_label=example_class(folder), sample_shape=shape)
     name = repo_id.split("/")[-1]
     more = " It can be guided (`guidance_scale`)." if index.get("null_class_label") is not None else ""
     named = class_names(folder)

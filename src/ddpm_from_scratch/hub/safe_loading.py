@@ -25,6 +25,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from ..networks.models import image_sides
 from ..schedulers.scheduler_settings import MAX_TRAIN_TIMESTEPS
 from .requests import patiently
 
@@ -290,8 +291,9 @@ def _check_config(kind: type[ModelMixin], config: dict[str, Any], path: Path) ->
         wanted = {float: (float, int), tuple: (list, tuple)}.get(type(default), (type(default),))
         if type(value) not in wanted:
             raise ValueError(f"{path} has {name} {value!r}, but must have one like {default!r}.")
-    size = config.get("sample_shape", config.get("sample_size")) or ()
-    sides = size if isinstance(size, list) else [size, size]
+    size = config.get("sample_shape", config.get("sample_size"))
+    with named(path):
+        sides = size if "sample_shape" in config and isinstance(size, list) else image_sides(size)
     channels = config.get("in_channels", 1)
     if not all(isinstance(side, int) and side > 0 for side in (*sides, channels)):
         raise ValueError(f"{path} has samples of {size!r} and {channels!r} channels: not positive integers.")

@@ -92,13 +92,17 @@ MODEL_CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def model_config(
-    name: str, *, sample_size: int | None = None, channels: int | None = None, **overrides: Any
+    name: str,
+    *,
+    sample_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Return the configuration of a name in `MODEL_CONFIGS`.
 
     Args:
         name: one of `MODEL_CONFIGS`.
-        sample_size: image side in pixels instead of the named one.
+        sample_size: image side in pixels, or (height, width), instead of the named one.
         channels: image channels instead of the named ones, for input and output.
         overrides: any other argument of the network's class.
 
@@ -141,6 +145,11 @@ def load_model_config(name_or_path: str, **hub_kwargs: Any) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict):
         raise ValueError(f"model config {name_or_path!r} holds no JSON object.")
+    if config.get("sample_size") is not None:
+        try:
+            image_sides(config["sample_size"])
+        except ValueError as error:
+            raise ValueError(f"model config {name_or_path!r} cannot be used: {error}") from error
     return config
 
 
@@ -157,11 +166,32 @@ def build_model(config: dict[str, Any]) -> ModelMixin:
     return classes[class_name].from_config(config)
 
 
+def image_sides(sample_size: Any) -> tuple[int, int]:
+    """Return height and width of images, in pixels, from a network's sample_size.
+
+    Args:
+        sample_size: one side of squares, or a pair (height, width), which JSON makes a list.
+
+    Raises:
+        ValueError: anything else.
+    """
+    is_pair = isinstance(sample_size, (list, tuple)) and len(sample_size) == 2
+    height, width = sample_size if is_pair else (sample_size, sample_size)
+    for side in (height, width):
+        if not isinstance(side, int) or isinstance(side, bool) or side < 1:
+            raise ValueError(
+                f"sample_size is {sample_size!r}, but must be a positive integer, or a pair of them: height "
+                "and width in pixels."
+            )
+    return height, width
+
+
 def sample_shape(model: Any) -> tuple[int, ...]:
     """Return the shape of one sample of a model, without the batch: (C, H, W) for images, (D,) for points.
 
     Raises:
-        ValueError: the model's configuration has neither sample_shape nor in_channels and sample_size.
+        ValueError: the model's configuration has neither sample_shape nor in_channels and sample_size, or a
+            sample_size that is no size.
     """
     config = model.config
     shape = getattr(config, "sample_shape", None)
@@ -174,7 +204,7 @@ def sample_shape(model: Any) -> tuple[int, ...]:
             "sample_size "
             "(an integer or a pair); set them, or pass latents to the pipeline."
         )
-    return (channels, size, size) if isinstance(size, int) else (channels, *size)
+    return (channels, *image_sides(size))
 
 
 class _ResidualBlock(nn.Module):

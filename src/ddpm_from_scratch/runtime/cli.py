@@ -135,11 +135,11 @@ def _truth(text: str) -> bool:
 
 
 def kind_of(hint: Any) -> Any:
-    """Return the type of a setting that may also be None."""
+    """Return the type of a setting that may also be None; text of one that may be a number or text."""
     if get_origin(hint) is Literal or not get_args(hint):
         return hint
-    (kind,) = (option for option in get_args(hint) if option is not type(None))
-    return kind
+    kinds = [option for option in get_args(hint) if option is not type(None)]
+    return str if str in kinds else kinds[0]
 
 
 def add_flags(

@@ -12,6 +12,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from ..data.datasets import TrainingData, load_training_data
+from ..data.sizes import as_sample_size, as_setting
 from ..hub.upload import REPORT_FILES, check_token, prepare_repository
 from ..networks.models import MODEL_CONFIGS, load_model_config, model_config
 from ..runtime.errors import ConfigError
@@ -40,8 +41,7 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
             given = load_model_config(chosen, cache_dir=config.cache_dir)
         except ValueError as error:
             raise ConfigError(f"--model_config_name_or_path: {error}") from error
-    size = given.get("sample_size")
-    resolution = config.resolution or (size if isinstance(size, int) else None)
+    resolution = config.resolution or given.get("sample_size")
     channels = config.channels or (None if named else given.get("in_channels"))
     data = load_training_data(config, resolution, channels)
     if len(data.sample_shape) == 1:
@@ -53,24 +53,19 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
                 f"--model_config_name_or_path is {chosen!r}, an image network, but the data are points."
             )
         return network | {"sample_shape": data.sample_shape}, data
-    channels, side = data.sample_shape[0], data.sample_shape[1]
+    channels, height, width = data.sample_shape
     outputs = channels * (2 if config.variance_type == "learned_range" else 1)
     if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise ConfigError(f"--model_config_name_or_path is {chosen!r}, but images need a UNet2DModel.")
     if chosen is None or named:
-        name = chosen or ("digits" if side <= 8 else "small-32" if side <= 32 else "ddpm-256")
-        given = model_config(name, channels=channels, out_channels=outputs)
+        given = model_config(chosen or _network_for(height, width), channels=channels, out_channels=outputs)
     elif (given.get("in_channels", 3), given.get("out_channels", 3)) != (channels, outputs):
         raise ConfigError(
             f"--model_config_name_or_path {chosen!r} has {given.get('in_channels', 3)} input and "
             f"{given.get('out_channels', 3)} output channels, but the data and --variance_type "
             f"{config.variance_type} need {channels} and {outputs}."
         )
-    factor = 2 ** (len(given.get("block_out_channels", (0,) * 4)) - 1)
-    if side % factor:
-        raise ConfigError(
-            f"--resolution is {side}, but this network halves it to the end: use a multiple of {factor}."
-        )
+    _check_size(height, width, given)
     classes = data.num_classes
     if classes is not None and config.label_dropout:
         classes += 1  # the last one means "no label"
@@ -80,7 +75,33 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
             f"with --label_dropout {config.label_dropout} have {classes or 'none'}; give the labels with "
             "--label_column."
         )
-    return given | {"sample_size": side} | ({} if classes is None else {"num_class_embeds": classes}), data
+    given = given | {"sample_size": as_sample_size(height, width)}
+    return given | ({} if classes is None else {"num_class_embeds": classes}), data
+
+
+def _network_for(height: int, width: int) -> str:
+    """Return the name of a network for images of a size, if none is asked for."""
+    side = max(height, width)
+    if side <= 32:
+        return "digits" if side <= 8 else "small-32"
+    # ddpm-256 halves each side five times, which 48 x 64 does not bear; ddpm-cifar10 three times, with
+    # attention at half of the size, which is dear from there on.
+    halves_well = not (height % 32 or width % 32)
+    return "ddpm-256" if halves_well or side > 128 else "ddpm-cifar10"
+
+
+def _check_size(height: int, width: int, network: dict[str, Any]) -> None:
+    """Raise ConfigError, with the nearest sizes that do, unless a network can halve both sides to the end."""
+    factor = 2 ** (len(network.get("block_out_channels", (0,) * 4)) - 1)
+    if not (height % factor or width % factor):
+        return
+    below = as_setting(height // factor * factor, width // factor * factor)
+    above = as_setting(-(-height // factor) * factor, -(-width // factor) * factor)
+    fitting = f"{below} or {above}" if min(height, width) >= factor else f"{above}"
+    raise ConfigError(
+        f"--resolution is {as_setting(height, width)}, but this network halves the sides to the end: each must "
+        f"be a multiple of {factor}. Use {fitting}, or another --model_config_name_or_path."
+    )
 
 
 def prepare_output_dir(config: TrainingConfig) -> Path:

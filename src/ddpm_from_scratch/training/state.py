@@ -1,5 +1,6 @@
 """What a checkpoint holds of a run: the network, its optimizer and average, and how far the run has come."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class RunState:
         self.network: ModelMixin = build_model(network).to(accelerator.device)
         if accelerator.device.type == "cpu":
             cpu.keep_large_allocations()
-            if accelerator.mixed_precision == "bf16" and data.sample_shape[-1] <= 32:
+            if accelerator.mixed_precision == "bf16" and math.prod(data.sample_shape[1:]) <= 32 * 32:
                 cpu.use_plain_attention(self.network)
         self.num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.updater = make_updater(accelerator, self.network, config)
