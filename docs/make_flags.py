@@ -23,7 +23,8 @@ def values_of(hint: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(hint))
     if get_origin(options[0]) is Literal:
         return values_of(options[0])
-    return {int: "integer", float: "number", str: "text", bool: "true or false"}[options[0]]
+    words = {int: "integer", float: "number", str: "text", bool: "true or false"}
+    return " or ".join(words[option] for option in options)
 
 
 def page() -> str:

@@ -37,6 +37,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from ddpm_from_scratch import DDPMFromScratchScheduler
+from ddpm_from_scratch.data.settings import DataConfig
+from ddpm_from_scratch.networks.models import image_sides
 
 BAD_OUTCOMES = ("clear", "obscure", "silent")
 RIGHT_OUTCOMES = ("right", "refused", "wrong")
@@ -543,7 +545,27 @@ CONFIGS = [
     bad_attribute("variance_type", "fixed", "'fixed'"),
 ]
 
-BAD: list[Case] = [*SETTINGS, *CHAINS, *NOISING, *STEPS, *BATCH_STEPS, *PREVIOUS, *CONFIGS]
+
+def bad_size(value: Any) -> Case:
+    """Return a case of a size of pictures that is none, as a setting of a run."""
+    call = partial(DataConfig, "me/photos", resolution=value)
+    return Case(f"--resolution: {shown(value)}", lambda _: call(), "--resolution", in_message(value), False)
+
+
+def bad_sample_size(value: Any) -> Case:
+    """Return a case of a size of pictures that is none, in the configuration of a network."""
+    return Case(
+        f"sample_size: {shown(value)}", lambda _: image_sides(value), "sample_size", in_message(value), False
+    )
+
+
+SIZES = [
+    *map(bad_size, ("48x", "x64", "48x64x3", "48:64", "48 64", "0x5", "5x-3", "64px", "6.4e1", "auto")),
+    *map(bad_size, (0, -3, 64.0, True, [48], [48, 64, 3], (48, "64"), (48, 0), {"height": 48}, 10**9)),
+    *map(bad_sample_size, ([48], [48, 64, 3], "auto", "48x64", 0, -8, 8.0, True, [8, None], [], None)),
+]
+
+BAD: list[Case] = [*SETTINGS, *CHAINS, *NOISING, *STEPS, *BATCH_STEPS, *PREVIOUS, *CONFIGS, *SIZES]
 
 
 # Right inputs, and the float64 reference.
@@ -1071,6 +1093,25 @@ RIGHT: list[Case] = [
     Case("a deep copy", survives(copy.deepcopy)),
     Case("a pickled copy", survives(lambda scheduler: pickle.loads(pickle.dumps(scheduler)))),
     Case("a saved and loaded copy", survives(saved_and_loaded)),
+]
+
+
+def size_is(value: Any, expected: int | str) -> Case:
+    """Return a case of a size of pictures, spelled as people do."""
+    return Case(
+        f"--resolution: {shown(value)}",
+        lambda _: DataConfig("me/photos", resolution=value).resolution == expected,
+        stock=False,
+    )
+
+
+RIGHT += [
+    *(
+        size_is(value, "48x64")
+        for value in ("48x64", "48X64", "48 x 64", "48×64", "48,64", (48, 64), [48, 64])
+    ),
+    *(size_is(value, 64) for value in (64, "64", " 64 ", "64x64", np.int64(64), (64, 64))),
+    Case("sample_size: a list of JSON", lambda _: image_sides([48, 64]) == (48, 64), stock=False),
 ]
 
 

@@ -1,12 +1,9 @@
 """The page that samples in the browser: its network is the network, its steps are the scheduler's."""
 
-import functools
 import json
 import re
 import shutil
 import subprocess
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -22,6 +19,7 @@ from ddpm_from_scratch import (
 )
 from ddpm_from_scratch.networks.models import sample_shape
 from loopback_hub import TOKEN, Fault, Repository
+from pages import page_at_rest
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
@@ -46,11 +44,6 @@ for (const step of settings.steps) {
 }
 console.log(JSON.stringify([Array.from(output), Array.from(sample)]));
 """
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        """Say nothing."""
 
 
 def saved(folder, name, scheduler=None, null_class_label=None, **overrides):
@@ -181,13 +174,6 @@ def test_the_page_samples_in_a_browser(run_here, tmp_path):
     saved(tmp_path / "model", "tiny", num_class_embeds=3)
     arguments = (tmp_path / "model", "--output_dir", tmp_path / "page", "--num_inference_steps", 3)
     assert make_space(run_here, *arguments).returncode == 0
-    handler = functools.partial(Quiet, directory=tmp_path / "page")
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000"]
-        command += [f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom"]
-        address = f"http://127.0.0.1:{server.server_port}/index.html?start"
-        page = subprocess.run([*command, address], capture_output=True, text=True, timeout=120).stdout
-        server.shutdown()
+    page = page_at_rest(tmp_path / "page", tmp_path / "browser", "index.html?start")
     assert re.search(r'id="status"[^>]*>8 samples in 3 steps', page), page
     assert page.count("<canvas") == 8 and page.count("<option") == 3

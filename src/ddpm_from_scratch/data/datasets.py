@@ -16,6 +16,7 @@ from ..runtime.privacy import without_folders
 from .images import IMAGE_MODES, Augmentation, BadImages, DataError, Decoder
 from .order import Batch, ImageStream, PositionDataset, load_batches, positions_of
 from .settings import DataConfig
+from .sizes import Resolution, as_setting, sides
 
 # Decoded images are kept in memory up to this size.
 MAX_BYTES_IN_MEMORY = 4 * 2**30
@@ -105,12 +106,14 @@ def load_digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
     return images[train], labels[train], images[held_out], labels[held_out]
 
 
-def load_training_data(config: DataConfig, resolution: int | None, channels: int | None) -> TrainingData:
+def load_training_data(
+    config: DataConfig, resolution: Resolution | None, channels: int | None
+) -> TrainingData:
     """Return the data that a configuration names, checked and, where they fit, decoded into memory.
 
     Args:
         config: the run's configuration.
-        resolution: side of the images; None for 64, or the built-in data's own.
+        resolution: height and width of the images; None for 64 x 64, or the built-in data's own.
         channels: image channels; None for 3, or the data's own.
 
     Raises:
@@ -147,15 +150,16 @@ def load_reference(config: DataConfig | None, shape: tuple[int, ...]) -> Trainin
     if config is None:
         return None
     try:
-        return load_training_data(config, shape[1], shape[0])
+        return load_training_data(config, shape[1:], shape[0])
     except DataError as error:
         raise DataError(f"the reference images cannot be used: {error}") from error
 
 
-def _digits_data(config: DataConfig, resolution: int | None, channels: int | None) -> TrainingData:
-    if (resolution or 8) != 8 or (channels or 1) != 1:
+def _digits_data(config: DataConfig, resolution: Resolution | None, channels: int | None) -> TrainingData:
+    size = as_setting(*sides(resolution or 8))
+    if size != 8 or (channels or 1) != 1:
         raise DataError(
-            f"the digits have --resolution 8 and --channels 1, got {resolution or 8} and {channels or 1}; "
+            f"the digits have --resolution 8 and --channels 1, got {size} and {channels or 1}; "
             "leave these out, and choose a network or a pipeline of that size."
         )
     if config.label_column not in (None, "label"):
@@ -222,7 +226,7 @@ def _check_column(rows: Any, column: str, flag: str) -> None:
         raise DataError(f"{flag} is {column!r}, but the data set has the columns {', '.join(columns)}.")
 
 
-def _image_data(config: DataConfig, resolution: int, channels: int | None) -> TrainingData:
+def _image_data(config: DataConfig, resolution: Resolution, channels: int | None) -> TrainingData:
     import datasets
 
     rows = _load_rows(config)
@@ -255,7 +259,7 @@ def _image_data(config: DataConfig, resolution: int, channels: int | None) -> Tr
             labels = torch.tensor([to_label(value) for value in rows[config.label_column]])[found_at]
         dataset = PositionDataset(images, labels, config.seed, augmentation)
     name = without_folders(config.dataset_name or str(Path(config.train_data_dir or "").resolve()))
-    shape = (channels, resolution, resolution)
+    shape = (channels, *sides(resolution))
     return TrainingData(dataset, stream, shape, num_classes, None, name, bad_images)
 
 
@@ -272,7 +276,7 @@ def _check_first(
 
 
 def _decode_all(decoder: Decoder, bad_images: BadImages) -> tuple[Sequence[Any] | Decoder, list[int]]:
-    """Return all images, decoded if they fit in memory, in one tensor if all are square; and their rows.
+    """Return all images, decoded if they fit in memory, in one tensor if none needs a crop; and their rows.
 
     In place of an image that cannot be read stands the next one that can.
     """
@@ -289,7 +293,7 @@ def _decode_all(decoder: Decoder, bad_images: BadImages) -> tuple[Sequence[Any] 
             bad_images.add([str(error)])
     readable = sorted(images)
     found_at = [readable[bisect_left(readable, index) % len(readable)] for index in range(count)]
-    if all(image.shape[:2] == (decoder.resolution, decoder.resolution) for image in images.values()):
+    if all(image.shape[:2] == decoder.resolution for image in images.values()):
         stacked = np.stack([images[index] for index in found_at])
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), found_at  # type: ignore[return-value]
     return [images[index] for index in found_at], found_at

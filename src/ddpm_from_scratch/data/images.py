@@ -14,10 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..runtime.errors import ConfigError
 from ..runtime.seeds import stream_seed
+from .sizes import Resolution, as_setting, sides
 
 IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
-# A longer image than this is a mistake, and scaled to its shorter side it would fill the memory.
+# A longer image than this is a mistake, and scaled to cover the size of training it would fill the memory.
 MAX_SIDE_RATIO = 100
 
 
@@ -33,19 +34,21 @@ def to_network_units(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
-def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.ndarray:
-    """Return an image as a uint8 array (H, W, channels) whose shorter side is `resolution`.
+def decode_image(value: Any, channels: int, resolution: Resolution, label: str) -> np.ndarray:
+    """Return an image as a uint8 array (H, W, channels) that just covers `resolution`, in its own shape.
 
     Args:
         value: {"bytes", "path"} of an undecoded image column, a PIL image, or an array (H, W) or (H, W, C) of
             uint8.
         channels: 1, 3 or 4 for images; the number an array has.
-        resolution: length of the shorter side; bilinear, as diffusers' script does.
+        resolution: height and width to cover; a square's is the length of the shorter side. Bilinear, as
+            diffusers' script does.
         label: what to call the image in an error.
 
     Raises:
         DataError: the image cannot be read, or the array has another number of channels.
     """
+    target = sides(resolution)
     if not isinstance(value, (list, np.ndarray, dict, Image.Image)):
         raise DataError(f"{label} is {value!r:.60}, but must be an image or an array; see --image_column.")
     if isinstance(value, (list, np.ndarray)):
@@ -67,7 +70,7 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
                 "with integers in 0..255; --channels gives their number."
             )
         planes = [
-            _resize(Image.fromarray(np.ascontiguousarray(array[..., plane], dtype=np.uint8)), resolution)
+            _resize(Image.fromarray(np.ascontiguousarray(array[..., plane], dtype=np.uint8)), target)
             for plane in range(channels)
         ]
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
@@ -80,14 +83,10 @@ def decode_image(value: Any, channels: int, resolution: int, label: str) -> np.n
                 ) as file:  # a local path, inside an archive, or on the Hub
                     encoded = file.read()
             value = Image.open(io.BytesIO(encoded))
-            if max(value.size) > MAX_SIDE_RATIO * min(value.size):
-                raise ValueError(
-                    f"it is {value.width} x {value.height} pixels, but one side may be at most "
-                    f"{MAX_SIDE_RATIO} times the other"
-                )
             # As datasets does: photos lie upright, whichever way the camera was held.
             value = ImageOps.exif_transpose(value)
-        resized = np.asarray(_resize(_in_bytes(value).convert(IMAGE_MODES[channels]), resolution))
+            _check_shape(value, target)
+        resized = np.asarray(_resize(_in_bytes(value).convert(IMAGE_MODES[channels]), target))
     except UnidentifiedImageError as error:  # its message is the address of a buffer
         raise DataError(f"{label} cannot be read as an image: no known format.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -112,9 +111,21 @@ def _in_bytes(image: Image.Image) -> Image.Image:
     return image
 
 
-def _resize(image: Image.Image, resolution: int) -> Image.Image:
-    scale = resolution / min(image.size)
-    width, height = (max(resolution, round(side * scale)) for side in image.size)
+def _check_shape(image: Image.Image, target: tuple[int, int]) -> None:
+    """Raise ValueError for an image that covers the target many times over once it covers it."""
+    height, width = image.height / target[0], image.width / target[1]
+    if max(height, width) > MAX_SIDE_RATIO * min(height, width):
+        beside = "" if target[0] == target[1] else f", relative to --resolution {as_setting(*target)}"
+        raise ValueError(
+            f"it is {image.width} x {image.height} pixels, but one side may be at most "
+            f"{MAX_SIDE_RATIO} times the other{beside}"
+        )
+
+
+def _resize(image: Image.Image, target: tuple[int, int]) -> Image.Image:
+    """Return an image scaled until both sides are at least those of the target, height and width."""
+    scale = max(target[0] / image.height, target[1] / image.width)
+    height, width = max(target[0], round(image.height * scale)), max(target[1], round(image.width * scale))
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
@@ -153,11 +164,11 @@ class Decoder:
         rows: of a data set, images not decoded, or arrays.
         column: that holds the images.
         channels: of the result.
-        resolution: length of the shorter side of the result.
+        resolution: height and width that the result covers.
     """
 
-    def __init__(self, rows: Any, column: str, channels: int, resolution: int):
-        self.rows, self.column, self.channels, self.resolution = rows, column, channels, resolution
+    def __init__(self, rows: Any, column: str, channels: int, resolution: Resolution):
+        self.rows, self.column, self.channels, self.resolution = rows, column, channels, sides(resolution)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -184,13 +195,13 @@ class Augmentation:
 
     Args:
         seed: of the run.
-        resolution: side to crop to.
+        resolution: height and width to crop to.
         center_crop: crop the centre, not a random part.
         random_flip: mirror at random.
     """
 
     seed: int
-    resolution: int
+    resolution: Resolution
     center_crop: bool = True
     random_flip: bool = False
 
@@ -199,14 +210,14 @@ class Augmentation:
         return stream_seed(self.seed, "augmentation", position, which) / 2**63
 
     def crop(self, image: np.ndarray, position: int) -> torch.Tensor:
-        """Return a square part of a uint8 array (H, W, C), as (C, resolution, resolution)."""
-        side = self.resolution
-        slack = (image.shape[0] - side, image.shape[1] - side)
+        """Return a part of `resolution` of a uint8 array (H, W, C), as (C, height, width)."""
+        height, width = sides(self.resolution)
+        slack = (image.shape[0] - height, image.shape[1] - width)
         if self.center_crop:
             top, left = slack[0] // 2, slack[1] // 2
         else:
             top, left = (int(self._uniform(position, 1 + axis) * (slack[axis] + 1)) for axis in (0, 1))
-        return torch.from_numpy(image[top : top + side, left : left + side].copy()).permute(2, 0, 1)
+        return torch.from_numpy(image[top : top + height, left : left + width].copy()).permute(2, 0, 1)
 
     def flip(self, samples: torch.Tensor, positions: list[int]) -> torch.Tensor:
         """Return the images (B, C, H, W), each mirrored left-right with probability 1/2 if asked for."""

@@ -99,8 +99,8 @@ def _check_size(height: int, width: int, network: dict[str, Any]) -> None:
     above = as_setting(-(-height // factor) * factor, -(-width // factor) * factor)
     fitting = f"{below} or {above}" if min(height, width) >= factor else f"{above}"
     raise ConfigError(
-        f"--resolution is {as_setting(height, width)}, but this network halves the sides to the end: each must "
-        f"be a multiple of {factor}. Use {fitting}, or another --model_config_name_or_path."
+        f"--resolution is {as_setting(height, width)}, but this network halves both sides to the end: each "
+        f"must be a multiple of {factor}. Use {fitting}, or another --model_config_name_or_path."
     )
 
 

@@ -20,6 +20,20 @@ def test_held_out_images_are_read_as_the_training_images(tmp_path):
     assert config.of_reference(str(tmp_path), "unseen").dataset_split == "unseen"
 
 
+def test_a_size_is_one_number_or_one_text():
+    """What runs and their logs remember; squares as ever."""
+    for given, kept in (
+        (64, 64),
+        ("64", 64),
+        ("64x64", 64),
+        ("48X64", "48x64"),
+        ([48, 64], "48x64"),
+        (None, None),
+    ):
+        config = DataConfig(dataset_name="me/photos", resolution=given)
+        assert config.resolution == kept and type(config.resolution) is type(kept)
+
+
 def test_a_reference_that_cannot_be_had_is_refused():
     with pytest.raises(ConfigError, match="held-out part of its own"):
         DataConfig(dataset_name="digits").of_reference(None, "test")
@@ -34,7 +48,11 @@ def test_a_reference_that_cannot_be_had_is_refused():
         ({"dataset_name": "digits", "train_data_dir": "x"}, "got both"),
         ({"dataset_name": "swissroll"}, "'swiss_roll'"),
         ({"dataset_name": "digits", "streaming": True}, "built-in data"),
-        ({"dataset_name": "digits", "resolution": 0}, "--resolution is 0, but must be at least 1"),
+        ({"dataset_name": "digits", "resolution": 0}, "--resolution is 0, but must be height x width"),
+        (
+            {"dataset_name": "me/photos", "resolution": "48x"},
+            "--resolution is '48x', but must be height x width",
+        ),
     ],
 )
 def test_data_that_cannot_be_meant_are_refused(settings, says):

@@ -50,6 +50,36 @@ def test_vision_model_sees_the_whole_image_resized_and_normalised(tiny_dinov2):
     assert features.name == "dinov2-tiny" and str(tiny_dinov2.parent) not in features.description
 
 
+CONVNEXT_PROCESSOR = DINOV2_PROCESSOR | {
+    "crop_pct": 0.875, "do_center_crop": False, "image_processor_type": "ConvNextImageProcessor",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("processor", "side"),
+    [(DINOV2_PROCESSOR, 28), (VIT_PROCESSOR, 28), (CONVNEXT_PROCESSOR, 32)],
+    ids=["crops", "has two sides", "scales the shorter side"],
+)
+@pytest.mark.parametrize("shape", [(20, 12), (12, 40)])
+def test_pictures_that_are_not_square_are_stretched_and_all_of_them_counts(tmp_path, processor, side, shape):
+    """Against PIL by hand, for each kind of processor: the same numbers go into the network."""
+    network = transformers.Dinov2Model(transformers.Dinov2Config(**TINY_TRANSFORMER | {"image_size": side}))
+    features = load_features(str(save_vision_model(tmp_path / "model", network, processor)), (3, *shape))
+    seen = []
+    features.network.register_forward_pre_hook(
+        lambda module, given, named: seen.append(named["pixel_values"]), with_kwargs=True
+    )
+    samples = torch.rand(2, 3, *shape, generator=seeded()) * 2 - 1
+    features(samples)
+    images = ((samples + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    resample = Image.Resampling(processor["resample"])
+    resized = np.stack(
+        [np.asarray(Image.fromarray(image).resize((side, side), resample)) for image in images]
+    )
+    expected = (resized / 255 - processor["image_mean"]) / processor["image_std"]
+    torch.testing.assert_close(seen[0], torch.tensor(expected).permute(0, 3, 1, 2).float())
+
+
 def test_every_pixel_of_the_border_counts(tiny_dinov2):
     features = load_features(str(tiny_dinov2), (1, 28, 28))
     black = -torch.ones(1, 1, 28, 28)

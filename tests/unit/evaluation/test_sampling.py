@@ -1,10 +1,12 @@
 """Samples: a stream for each batch, labels dealt evenly, a pipeline left as it was."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common import untrained_pipeline
-from ddpm_from_scratch.evaluation.sampling import generate
+from ddpm_from_scratch.evaluation.sampling import generate, save_picture
 
 
 def test_each_batch_has_its_own_stream_and_another_seed_gives_other_samples():
@@ -69,3 +71,14 @@ def test_diverged_weights_are_named():
     torch.nn.init.constant_(pipeline.unet.conv_out.bias, float("nan"))
     with pytest.raises(FloatingPointError, match="samples that are not finite"):
         generate(pipeline, 4, num_inference_steps=2)
+
+
+def test_pictures_of_any_shape_are_enlarged_in_it(tmp_path):
+    """The longer side comes to 48 pixels or less, and no picture is turned."""
+    for shape, tile in (((20, 12), (40, 24)), ((12, 20), (24, 40)), ((4, 60), (4, 60)), ((8, 8), (48, 48))):
+        samples = torch.full((4, 1, *shape), -1.0)
+        samples[0, 0, -1, 0] = 1.0  # the lower left corner of the first
+        save_picture(samples, tmp_path / "grid.png")
+        grid = np.asarray(Image.open(tmp_path / "grid.png"))
+        assert grid.shape == (2 * tile[0] + 2, 2 * tile[1] + 2)
+        assert grid[tile[0] - 1, 0] == 255 and grid[0, tile[1] - 1] == 0

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from common import untrained_pipeline
+from common import save_images, untrained_pipeline
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler
+from ddpm_from_scratch.data.datasets import load_reference
 from ddpm_from_scratch.data.settings import DataConfig
 from ddpm_from_scratch.evaluation.saved_pipelines import (
     find_processes,
@@ -48,6 +49,19 @@ def test_another_sampler_and_precision_can_be_asked_for(tmp_path):
         output, exact = loaded.unet(x, 5).sample, pipeline.unet(x, 5).sample
     assert output.dtype == torch.float32 and not torch.equal(output, exact)
     torch.testing.assert_close(output, exact, rtol=0, atol=0.05)  # bfloat16 has three digits
+
+
+def test_data_are_read_in_the_size_of_the_pipeline(tmp_path):
+    """Held-out pictures, too, whatever their own size."""
+    untrained_pipeline(sample_size=(20, 12), channels=3).save_pretrained(tmp_path / "pipe")
+    images = str(save_images(tmp_path / "images", 3, seed=0))
+    config = DataConfig(train_data_dir=images, cache_dir=str(tmp_path / "cache"))
+    _, data = load_pipeline_and_data(str(tmp_path / "pipe"), config)
+    assert data.sample_shape == (3, 20, 12)
+    assert load_reference(config.of_reference(images, None), data.sample_shape).sample_shape == (3, 20, 12)
+    turned = DataConfig(train_data_dir=images, cache_dir=str(tmp_path / "cache"), resolution="12x20")
+    with pytest.raises(ConfigError, match=r"shape \(3, 20, 12\), but .*\(3, 12, 20\)"):
+        load_pipeline_and_data(str(tmp_path / "pipe"), turned)
 
 
 @pytest.mark.parametrize("layout", ["portable", "remote-code"])

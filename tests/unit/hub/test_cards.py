@@ -36,6 +36,19 @@ def test_the_code_for_few_steps_of_diffusers_runs():
     assert len(names["images"]) == 4 and names["images"][0].size == (8, 8) and seen == [19, 12, 4]
 
 
+def test_pictures_that_are_not_square_are_described_and_their_code_runs(tmp_path):
+    text = usage("me/x", "portable", few_steps=[19, 12, 4], sample_shape=(1, 20, 12))
+    said = "The pictures are 20 pixels high and 12 wide."
+    assert text.startswith(said)
+    names = {"pipe": untrained_pipeline(sample_size=(20, 12))}
+    exec(compile(code_of(text)[-1], "card", "exec"), names)
+    assert names["images"][0].size == (12, 20)
+    for shape in ((1, 8, 8), (2,), None):
+        assert "pixels high" not in usage("me/x", "portable", sample_shape=shape)
+    names["pipe"].save_pretrained(tmp_path)
+    assert said in str(plain_card(tmp_path, "me/x"))
+
+
 def test_the_nearest_calibration_is_named(tmp_path):
     (tmp_path / "scheduler").mkdir()
     assert calibrated_timesteps(tmp_path) is None

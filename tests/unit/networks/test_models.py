@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ddpm_from_scratch import MODEL_CONFIGS, build_model, load_model_config, model_config
+from ddpm_from_scratch.networks.models import image_sides, sample_shape
 
 PARAMETERS = {
     "digits": 634_273,
@@ -40,6 +41,31 @@ def test_config_that_is_none_is_named(tmp_path, content):
         path.write_text(content)
     with pytest.raises(ValueError, match="model config"):
         load_model_config(str(path))
+
+
+def test_a_size_is_an_integer_or_a_pair_and_a_list_is_a_pair(tmp_path):
+    for size, shape in ((16, (1, 16, 16)), ((20, 12), (1, 20, 12)), ([20, 12], (1, 20, 12))):
+        model = build_model(model_config("tiny", sample_size=size))
+        assert sample_shape(model) == shape and image_sides(size) == shape[1:]
+        model.save_pretrained(tmp_path / "unet")
+        assert load_model_config(str(tmp_path / "unet"))["sample_size"] == (size if size == 16 else [20, 12])
+        assert model(torch.zeros(2, *shape), 3).sample.shape == (2, *shape)
+
+
+@pytest.mark.parametrize(
+    "size", [[48], [48, 64, 3], "auto", "48x64", 0, -8, True, 8.0, [8, 0], [8, "8"], {}, []]
+)
+def test_a_size_that_is_none_is_named(tmp_path, size):
+    says = "sample_size is .* must be a positive integer, or a pair of them"
+    with pytest.raises(ValueError, match=says):
+        image_sides(size)
+    (tmp_path / "unet.json").write_text(json.dumps(model_config("tiny") | {"sample_size": size}))
+    with pytest.raises(ValueError, match=f"model config .*unet.json.*{says}"):
+        load_model_config(str(tmp_path / "unet.json"))
+    model = build_model(model_config("tiny"))
+    model.register_to_config(sample_size=size)
+    with pytest.raises(ValueError, match=says):
+        sample_shape(model)
 
 
 def test_point_denoiser_embeds_one_time_like_many(generator):

@@ -28,6 +28,7 @@ class Settings:
     clip: bool = flag(True, "Clip.")
     way: Literal["no", "near", "far"] | None = flag(None, "Which way.")
     name: str = flag("x", "What it is called.")
+    size: int | str | None = flag(None, "A number, or more than one.")
 
     def __post_init__(self):
         check_bounds(self)
@@ -50,6 +51,7 @@ def test_fields_have_their_kinds_and_defaults():
     given = parse("--count=7", "--share", "0.5", "--way=near", "--name=")
     assert given == Settings(count=7, share=0.5, way="near", name="")
     assert type(given.count) is int and type(given.share) is float
+    assert parse("--size=48x64").size == "48x64" and parse("--size=64").size == "64"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,3 +171,23 @@ def test_trackers_get_no_folders_and_no_token():
     assert (told["train_data_dir"], told["output_dir"], told["cache_dir"]) == ("photos", "x", "cache")
     assert told["learning_rate"] == config.learning_rate and "hub_token" not in told
     assert not any("/" in value for value in told.values() if isinstance(value, str))
+
+
+def test_a_size_is_the_same_on_the_command_line_and_in_a_file(tmp_path):
+    file, given = tmp_path / "run.yaml", ["--dataset_name=me/photos"]
+    for written, kept in (("64", 64), ("48x64", "48x64"), ("'48 X 64'", "48x64"), ("'64x64'", 64)):
+        file.write_text(f"resolution: {written}\n")
+        from_file = parse_config([*given, f"--config={file}"])
+        assert from_file.resolution == kept
+        assert from_file == parse_config([*given, f"--resolution={written.strip(chr(39))}"])
+        assert from_file.recipe()["resolution"] == kept == json.loads(json.dumps(kept))
+
+
+@pytest.mark.parametrize("written", ["[48, 64]", "{height: 48}", "48.5", "-3", "48x", "true", "'0x5'"])
+def test_a_size_in_a_file_that_is_none_is_one_line(tmp_path, written, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"resolution: {written}\n")
+    with pytest.raises(SystemExit):
+        parse_config(["--dataset_name=me/photos", f"--config={file}"])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "resolution" in said and "must be" in said

@@ -1,8 +1,11 @@
 """What a run starts from: a network that fits the data, and a folder that is free."""
 
+import json
+
 import pytest
 
 from common import save_images
+from ddpm_from_scratch import model_config
 from ddpm_from_scratch.runtime.errors import ConfigError
 from ddpm_from_scratch.training import checkpoint
 from ddpm_from_scratch.training.config import TrainingConfig
@@ -40,11 +43,55 @@ def test_what_does_not_go_together_is_named(settings, names):
 
 def test_a_resolution_that_the_network_cannot_halve_is_named(tmp_path):
     images = {"dataset_name": None, "train_data_dir": str(save_images(tmp_path / "images", 2, seed=0))}
-    with pytest.raises(ConfigError, match="--resolution is 15.*multiple of 2"):
-        choose_model_and_data(
-            config(tmp_path, **images, cache_dir=str(tmp_path / "cache"), resolution=15,
-                   model_config_name_or_path="tiny", channels=3)
-        )  # fmt: skip
+    for resolution, says in (
+        (15, "--resolution is 15.*multiple of 2. Use 14 or 16,"),
+        ("15x6", "--resolution is 15x6.*multiple of 2. Use 14x6 or 16x6,"),
+        ((1, 5), "--resolution is 1x5.*multiple of 2. Use 2x6,"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            choose_model_and_data(
+                config(tmp_path, **images, cache_dir=str(tmp_path / "cache"), resolution=resolution,
+                       model_config_name_or_path="tiny", channels=3)
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("resolution", "sample_size", "widths"),
+    [
+        ("20x12", (20, 12), (64, 128, 128)),
+        ("8x4", (8, 4), (32, 64)),
+        ("48x64", (48, 64), (128, 256, 256, 256)),
+        ("64x32", (64, 32), (128, 128, 256, 256, 512, 512)),
+        ("64x64", 64, (128, 128, 256, 256, 512, 512)),
+        (40, 40, (128, 256, 256, 256)),
+    ],
+)
+def test_a_network_is_found_for_each_size(tmp_path, resolution, sample_size, widths):
+    """The longer side decides; where that one's network cannot halve both sides, one that can."""
+    folder = save_images(tmp_path / "images", 2, seed=0)
+    settings = {"dataset_name": None, "train_data_dir": str(folder), "cache_dir": str(tmp_path / "cache")}
+    network, data = choose_model_and_data(config(tmp_path, **settings, resolution=resolution))
+    assert network["sample_size"] == sample_size and network["block_out_channels"] == widths
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    assert data.sample_shape == (3, height, width)
+
+
+@pytest.mark.parametrize("size", [[20, 12], [12, 12], 12])
+def test_the_size_of_a_network_that_is_given_is_that_of_the_pictures(tmp_path, size):
+    folder = save_images(tmp_path / "images", 2, seed=0)
+    (tmp_path / "unet.json").write_text(json.dumps(model_config("tiny", channels=3, sample_size=size)))
+    settings = {"dataset_name": None, "train_data_dir": str(folder), "cache_dir": str(tmp_path / "cache")}
+    settings |= {"model_config_name_or_path": str(tmp_path / "unet.json")}
+    network, data = choose_model_and_data(config(tmp_path, **settings))
+    assert network["sample_size"] == ((20, 12) if size == [20, 12] else 12)
+    assert data.sample_shape == ((3, 20, 12) if size == [20, 12] else (3, 12, 12))
+
+
+def test_a_size_of_a_network_that_is_none_is_named(tmp_path):
+    for size in ([48], [48, 64, 3], "auto"):
+        (tmp_path / "unet.json").write_text(json.dumps(model_config("tiny") | {"sample_size": size}))
+        with pytest.raises(ConfigError, match=r"--model_config_name_or_path: .*unet.json.*sample_size is"):
+            choose_model_and_data(config(tmp_path, model_config_name_or_path=str(tmp_path / "unet.json")))
 
 
 def earlier_run(folder):
