@@ -16,13 +16,16 @@ from pages import page_at_rest
 STOCK = """
 import sys
 sys.modules["ddpm_from_scratch"] = None
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline
 options = {"trust_remote_code": True} if sys.argv[2] == "remote-code" else {}
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], cache_dir=sys.argv[3], **options)
 pipe.set_progress_bar_config(disable=True)
 images = pipe(batch_size=2, num_inference_steps=3).images
 print(type(pipe).__name__, *(image.size for image in images))
 pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+ddim = DDIMPipeline(unet=pipe.unet, scheduler=pipe.scheduler)
+ddim.set_progress_bar_config(disable=True)
+print(*(image.size for image in ddim(batch_size=1, num_inference_steps=3).images), end=" ")
 print(*(image.size for image in pipe(batch_size=2, num_inference_steps=3).images))
 """
 
@@ -96,7 +99,7 @@ def test_evaluate_calibrate_publish_load_and_show(trained, run_here, loopback_hu
         done = run_here("-c", STOCK, source, layout, tmp_path / f"cache-{layout}")
         assert done.returncode == 0, done.stderr[-3000:]
         kind = "DDPMPipeline" if layout == "portable" else "DDPMFromScratchPipeline"
-        assert done.stdout.splitlines() == [f"{kind} (12, 20) (12, 20)", "(12, 20) (12, 20)"]
+        assert done.stdout.splitlines() == [f"{kind} (12, 20) (12, 20)", "(12, 20) (12, 20) (12, 20)"]
 
     command("make_space", folder, "--output_dir", tmp_path / "page", "--num_inference_steps", 2)
     assert json.loads((tmp_path / "page" / "settings.json").read_text())["sample_shape"] == [3, 20, 12]

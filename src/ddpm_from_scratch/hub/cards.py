@@ -225,7 +225,7 @@ def plain_card(folder: Path, repo_id: str) -> ModelCard:
         tags=["diffusion", "ddpm"],
     )
     size = network.get("sample_size")
-    shape = [network["in_channels"], *size] if isinstance(size, list) else None
+    shape = [network.get("in_channels", 3), *size] if isinstance(size, list) else None
     how = usage(repo_id, layout_of(folder), class_label=example_class(folder), sample_shape=shape)
     name = repo_id.split("/")[-1]
     more = " It can be guided (`guidance_scale`)." if index.get("null_class_label") is not None else ""

@@ -107,13 +107,15 @@ def model_config(
         overrides: any other argument of the network's class.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or a sample_size that is no size.
     """
     if name not in MODEL_CONFIGS:
         raise ValueError(f"model config is {name!r}, but must be one of {tuple(MODEL_CONFIGS)}.")
     config = {"_class_name": "UNet2DModel", **MODEL_CONFIGS[name]}
     if config["_class_name"] == "UNet2DModel":
-        config["sample_size"] = sample_size or config["sample_size"]
+        if sample_size is not None:
+            config["sample_size"] = sample_size
+        image_sides(config["sample_size"])
         config["in_channels"] = config["out_channels"] = channels or config["in_channels"]
     return config | overrides
 

@@ -57,8 +57,9 @@ def test_a_size_is_an_integer_or_a_pair_and_a_list_is_a_pair(tmp_path):
 )
 def test_a_size_that_is_none_is_named(tmp_path, size):
     says = "sample_size is .* must be a positive integer, or a pair of them"
-    with pytest.raises(ValueError, match=says):
-        image_sides(size)
+    for use in (image_sides, lambda size: model_config("tiny", sample_size=size)):
+        with pytest.raises(ValueError, match=says):
+            use(size)
     (tmp_path / "unet.json").write_text(json.dumps(model_config("tiny") | {"sample_size": size}))
     with pytest.raises(ValueError, match=f"model config .*unet.json.*{says}"):
         load_model_config(str(tmp_path / "unet.json"))

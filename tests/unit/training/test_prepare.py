@@ -47,6 +47,7 @@ def test_a_resolution_that_the_network_cannot_halve_is_named(tmp_path):
         (15, "--resolution is 15.*multiple of 2. Use 14 or 16,"),
         ("15x6", "--resolution is 15x6.*multiple of 2. Use 14x6 or 16x6,"),
         ((1, 5), "--resolution is 1x5.*multiple of 2. Use 2x6,"),
+        ("16x5", "--resolution is 16x5.*multiple of 2. Use 16x4 or 16x6,"),
     ):
         with pytest.raises(ConfigError, match=says):
             choose_model_and_data(
