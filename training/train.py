@@ -28,13 +28,12 @@ def train(config: TrainingConfig) -> None:
     from ddpm_from_scratch.evaluation.quality import evaluate, load_extractors
     from ddpm_from_scratch.runtime.stop import StopRequest
     from ddpm_from_scratch.sharing.publish import publish
+    from ddpm_from_scratch.training.output_folder import clear_earlier_run, prepare_output_dir
     from ddpm_from_scratch.training.prepare import (
         check_hub_token,
         choose_model_and_data,
-        clear_earlier_run,
         make_accelerator,
         prepare_hub,
-        prepare_output_dir,
         start_tracking,
     )
     from ddpm_from_scratch.training.report import write_report

@@ -1,12 +1,13 @@
 """Writing that survives a crash: a file or folder is there whole, as it was before, or not at all.
 
 Everything is written under a temporary name, flushed to the disk and then renamed. What a killed run leaves
-behind is named `.tmp-*` and is deleted by the next one.
+behind is named `.tmp-` and what it was to become, and is deleted by the next one.
 """
 
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,10 +125,17 @@ def delete_folder(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def delete_leftovers(folder: Path) -> None:
-    """Delete what an interrupted write left in a folder."""
+def delete_leftovers(folder: Path, written: re.Pattern[str]) -> None:
+    """Delete what an interrupted write left in a folder.
+
+    Args:
+        folder: that was written to.
+        written: names of what is written there; a temporary name of anything else is not ours.
+    """
     for path in folder.glob(f"{_PREFIX}*"):
-        if path.is_dir():
+        if not written.fullmatch(path.name.removeprefix(_PREFIX).removeprefix("deleted-")):
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -3,6 +3,7 @@
 Both are written here alone, always together, so that the card says what the figures say.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 from ..evaluation.figures import metric_names
 from ..hub.cards import calibrated_timesteps, class_names, example_class, layout_of, model_card, usage
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, warn
 from ..runtime.storage import replace_file
 from ..schedulers.few_step_profile import default_num_steps
 from ..words import POINT_DATASET_NAMES
@@ -34,7 +35,7 @@ class RunRecord:
         folder: of the run, with its exported pipeline.
         results: what results.json holds: "repo_id" (what the card calls the model), "training", "data",
             "evaluation" (empty if nothing was evaluated), "config", "command", "versions", and perhaps
-            "likelihood".
+            "likelihood". The file also has "card_sha256", of its card and the one before.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class RunRecord:
         """
         path = folder / "results.json"
         results = json.loads(path.read_text())
+        results.pop("card_sha256", None)
         if not set(results) >= _RECORDED:
             raise ConfigError(
                 f"{path} is of an earlier version, which did not record what a card says: delete it to "
@@ -65,6 +67,24 @@ class RunRecord:
             return cls.read(folder)
         except ConfigError:
             return None
+
+    @classmethod
+    def is_there(cls, folder: Path) -> bool:
+        """Return whether a folder holds the record of a run, of any version."""
+        try:
+            results = json.loads((folder / "results.json").read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(results, dict) and "ddpm-from-scratch" in results.get("versions", ())
+
+    @classmethod
+    def wrote_card(cls, folder: Path) -> bool:
+        """Return whether README.md in a folder is as a record wrote it; False if a person has changed it."""
+        path = folder / "README.md"
+        if not cls.is_there(folder) or not path.is_file():
+            return False
+        known = json.loads((folder / "results.json").read_bytes()).get("card_sha256")
+        return known is None or _digest(path.read_bytes()) in known
 
     def with_repository(self, repo_id: str) -> Self:
         """Return the record of a run that is published as "user/name"; later cards say so, too."""
@@ -89,12 +109,22 @@ class RunRecord:
     def write(self) -> None:
         """Write results.json, and README.md from it and from the pipeline beside it.
 
+        A README.md that a person wrote or changed stays, and that is said.
+
         Raises:
             StorageError: the disk is full or fails; what was there before is intact.
         """
-        card = self._card()  # first: results.json stays as it was if no card can be written from this
-        replace_file(self.folder / "results.json", (json.dumps(self.results, indent=2) + "\n").encode())
-        replace_file(self.folder / "README.md", card.encode())
+        card = self._card().encode()  # first: results.json stays as it was if no card can be written from this
+        path = self.folder / "README.md"
+        is_free = not path.exists() or self.wrote_card(self.folder)
+        # Also of the one before: a crash between the two files leaves that.
+        before = [_digest(path.read_bytes())] if is_free and path.exists() else []
+        results = self.results | {"card_sha256": list(dict.fromkeys([_digest(card), *before]))}
+        replace_file(self.folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+        if is_free:
+            replace_file(path, card)
+        else:
+            warn("README.md was written or changed by hand, and stays as it is; delete it for a new card")
 
     def _card(self) -> str:
         """Return the model card."""
@@ -132,6 +162,10 @@ class RunRecord:
             ),
         )
         return str(card)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _likelihood_metrics(likelihood: dict[str, Any] | None) -> dict[str, tuple[str, float]]:

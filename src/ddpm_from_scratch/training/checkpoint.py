@@ -3,6 +3,8 @@
 A checkpoint is written to a temporary folder, its manifest last, and then renamed; the oldest is deleted
 after that. The manifest holds the step, the recipe, the number of processes, the versions, and size and
 SHA-256 of every file and of itself, so damage is found when a checkpoint is read.
+
+Other programs write folders of the same names. Only one with a manifest of ours is ever deleted.
 """
 
 import hashlib
@@ -28,6 +30,9 @@ from ..runtime.storage import (
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
 _FORMAT = 2
+# What every manifest has, and what lies beside it.
+_KEYS = {"format", "step", "files", "sha256"}
+_FILES = ("state.json", "model.safetensors")
 
 
 class CheckpointError(ConfigError):
@@ -42,7 +47,7 @@ def save_checkpoint(
     about: dict[str, Any],
     keep: int | None,
 ) -> Path:
-    """Write checkpoint-<step>, then delete the oldest ones beyond `keep`; return its folder.
+    """Write checkpoint-<step>, then delete the oldest ones of ours beyond `keep`; return its folder.
 
     Args:
         output_dir: where checkpoints live.
@@ -70,6 +75,8 @@ def save_checkpoint(
             manifest = {"format": _FORMAT, "step": step, **about, "files": files}
             manifest["sha256"] = _digest_of(manifest)
             write_file(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
+            if target.exists() and not is_ours(target):
+                warn(f"{target.name} has no manifest that can be read; renamed to {_set_aside(target).name}")
             commit_folder(temporary, target)
         except OSError:
             if temporary is not None:
@@ -77,7 +84,7 @@ def save_checkpoint(
             raise
     if keep is not None:
         # The new one always stays, also beside later ones of a run that was resumed from further back.
-        others = [path for path in list_checkpoints(output_dir) if path != target]
+        others = [path for path in list_checkpoints(output_dir) if path != target and is_ours(path)]
         for old in others[: max(0, len(others) + 1 - keep)]:
             try:
                 delete_folder(old)
@@ -92,6 +99,48 @@ def _write(path: Path, content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def is_ours(folder: Path) -> bool:
+    """Return whether `save_checkpoint` wrote a folder, by its manifest; of a link, False."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.keys() >= _KEYS
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether another program, or a person, made what has the name of a checkpoint.
+
+    One of ours whose manifest is damaged or lost is not: its other files tell it.
+    """
+    return not is_ours(path.resolve()) and not all((path / name).is_file() for name in _FILES)
+
+
+def what_foreign_is(path: Path) -> str:
+    """Return in words what a foreign path is, that it stays, and what of it can be used."""
+    found = next((path / name for name in ("unet_ema", "unet") if (path / name / "config.json").is_file()), None)
+    if found is None:
+        return f"{str(path)!r} was not written by train.py, and stays as it is"
+    return (
+        f"{str(path)!r} is a checkpoint of diffusers' own script, and stays as it is; its weights can be "
+        f"trained further in another folder with --init_from {found}"
+    )
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a checkpoint to superseded-<name> and return the new path; nothing but ours is replaced."""
+    aside, number = path.with_name(f"superseded-{path.name}"), 1
+    while aside.exists() and not is_ours(aside):
+        number += 1
+        aside = path.with_name(f"superseded-{path.name}-{number}")
+    if aside.exists():
+        delete_folder(aside)
+    path.rename(aside)
+    return aside
+
+
 def _digest_of(manifest: dict[str, Any]) -> str:
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -101,8 +150,10 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """Return the manifest of a checkpoint after checking it and every file that it lists.
 
     Raises:
-        CheckpointError: a missing or changed file, named.
+        CheckpointError: a missing or changed file, named, or a folder of another program.
     """
+    if is_foreign(folder):
+        raise CheckpointError(f"{what_foreign_is(folder)}.")
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
@@ -144,7 +195,7 @@ def load_checkpoint(
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Return the checkpoint folders of an output folder, oldest first; other folders are ignored."""
+    """Return the folders of an output folder with the name of a checkpoint, oldest first, whoever made them."""
     found = [
         (int(match[1]), path)
         for path in output_dir.glob("checkpoint-*")
@@ -157,18 +208,15 @@ def set_aside_later(output_dir: Path, resumed: Path) -> list[str]:
     """Rename the checkpoints of a folder that are later than the resumed one, and return their names.
 
     They belong to a branch that is given up: `latest` must not find them. Nothing happens if the resumed one
-    is of another folder.
+    is of another folder, nor to what another program made.
     """
     found = list_checkpoints(output_dir)
     if resumed.resolve() not in [path.resolve() for path in found]:
         return []
     step = int(resumed.resolve().name.rsplit("-", 1)[1])
-    later = [path for path in found if int(path.name.rsplit("-", 1)[1]) > step]
+    later = [path for path in found if int(path.name.rsplit("-", 1)[1]) > step and not is_foreign(path)]
     for path in later:
-        aside = path.with_name(f"superseded-{path.name}")
-        if aside.exists():
-            delete_folder(aside)
-        path.rename(aside)
+        _set_aside(path)
     return [path.name for path in later]
 
 
@@ -202,7 +250,7 @@ def find_checkpoint(output_dir: Path, wanted: str) -> tuple[Path, dict[str, Any]
     Raises:
         CheckpointError: the named one does not exist or is damaged, or all are.
     """
-    problems = []
+    problems, all_known = [], True
     for folder in candidate_checkpoints(output_dir, wanted):
         try:
             return folder, verify_checkpoint(folder)
@@ -211,9 +259,10 @@ def find_checkpoint(output_dir: Path, wanted: str) -> tuple[Path, dict[str, Any]
                 raise
             warn(f"passing over {folder.name}: {error}")
             problems.append(str(error))
+            all_known = all_known and not is_foreign(folder)
     if problems:
+        instead = "with --overwrite_output_dir" if all_known else "in another folder"
         raise CheckpointError(
-            f"{str(output_dir)!r} holds no undamaged checkpoint: {' '.join(problems)} Start anew with "
-            "--overwrite_output_dir."
+            f"{str(output_dir)!r} holds no undamaged checkpoint: {' '.join(problems)} Start anew {instead}."
         )
     return None

@@ -35,3 +35,14 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS_FILE
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def is_log(path: Path) -> bool:
+    """Return whether a file is the log of a run, perhaps one without a row yet."""
+    try:
+        with path.open() as file:
+            first = file.readline()
+        row = json.loads(first) if first.endswith("\n") else {}
+    except (OSError, ValueError):
+        return False
+    return not first or (isinstance(row, dict) and row.keys() >= {"step", "loss", "lr"})

@@ -1,7 +1,6 @@
-"""What a run starts from: the output folder, the data, a network that fits them, the devices."""
+"""What a run starts from: the data, a network that fits them, the Hub, the devices."""
 
 import os
-import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from ..data.datasets import TrainingData, load_training_data
 from ..data.sizes import as_sample_size, as_setting
-from ..hub.upload import REPORT_FILES, check_token, prepare_repository
+from ..hub.upload import check_token, prepare_repository
 from ..networks.models import MODEL_CONFIGS, load_model_config, model_config
 from ..runtime.errors import ConfigError
 from ..runtime.privacy import without_folders
-from ..runtime.storage import delete_folder, delete_leftovers
 from ..sharing.publish import hub_errors
-from . import checkpoint
 from .config import TrainingConfig
-from .log import METRICS_FILE
+from .output_folder import TRACKER
 from .updates.sharding import check_launch, refuse_deepspeed
 
 # A process that waits longer than this for another one takes it for dead.
@@ -104,34 +101,6 @@ def _check_size(height: int, width: int, network: dict[str, Any]) -> None:
     )
 
 
-def prepare_output_dir(config: TrainingConfig) -> Path:
-    """Create the output folder; refuse one that holds an earlier run unless it is resumed or overwritten.
-
-    Raises:
-        ConfigError: a folder that cannot be made, an earlier run, or no checkpoint to resume from.
-    """
-    folder = Path(config.output_dir)
-    if int(os.environ.get("RANK", 0)) != 0:
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--output_dir is {config.output_dir!r}, which cannot be made: {error.strerror}."
-        ) from error
-    wanted, existing = config.resume_from_checkpoint, checkpoint.list_checkpoints(folder)
-    if wanted and (existing or wanted != "latest"):
-        checkpoint.candidate_checkpoints(folder, wanted)
-    elif not config.overwrite_output_dir and (existing or (folder / "model_index.json").exists()):
-        raise ConfigError(
-            f"--output_dir {config.output_dir!r} holds an earlier run; resume it with "
-            "--resume_from_checkpoint latest, start anew with --overwrite_output_dir, or choose "
-            "another folder."
-        )
-    delete_leftovers(folder)
-    return folder
-
-
 def check_hub_token(config: TrainingConfig) -> None:
     """See, before any data are read, whether the Hub takes the token of a run that is to be published.
 
@@ -163,20 +132,6 @@ def prepare_hub(config: TrainingConfig) -> str:
         return repo_id
     with hub_errors("--hub_model_id: ", "--push_to_hub: "):
         return prepare_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)
-
-
-def clear_earlier_run(folder: Path, config: TrainingConfig) -> None:
-    """Delete what an earlier run left in the output folder; one without the marks of a run is left alone."""
-    marks = (folder / "model_index.json", folder / config.logging_dir / METRICS_FILE)
-    if not checkpoint.list_checkpoints(folder) and not any(mark.exists() for mark in marks):
-        return
-    # The index first: without it the rest is no pipeline, so an interruption leaves none that is mixed.
-    for name in ("model_index.json", "pipeline.py", *REPORT_FILES):
-        (folder / name).unlink(missing_ok=True)
-    for old in checkpoint.list_checkpoints(folder):
-        delete_folder(old)
-    for name in ("samples", "unet", "scheduler", config.logging_dir):
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -224,4 +179,4 @@ def start_tracking(config: TrainingConfig, accelerator: Accelerator) -> None:
             for name, value in vars(config).items()
             if name != "hub_token" and isinstance(value, (int, float, str))
         }
-        accelerator.init_trackers("ddpm-from-scratch", known)
+        accelerator.init_trackers(TRACKER, known)

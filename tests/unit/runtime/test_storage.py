@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 
 import pytest
 
@@ -55,9 +56,10 @@ def test_the_last_file_comes_last(tmp_path, monkeypatch):
 def test_leftovers_go_and_nothing_else(tmp_path):
     storage.temporary_folder(tmp_path / "checkpoint-1")
     (tmp_path / ".tmp-README.md").write_text("half")
-    (tmp_path / "kept").write_text("x")
-    storage.delete_leftovers(tmp_path)
-    assert names(tmp_path) == ["kept"]
+    for name in ("kept", ".tmp-mine"):
+        (tmp_path / name).write_text("x")
+    storage.delete_leftovers(tmp_path, re.compile(r"checkpoint-\d+|README.md"))
+    assert names(tmp_path) == [".tmp-mine", "kept"]
 
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path):

@@ -87,8 +87,64 @@ def test_a_disk_that_fills_up_leaves_the_earlier_ones_and_nothing_of_the_new(tmp
 
 def test_later_ones_are_set_aside_only_of_the_folder_that_is_resumed(tmp_path):
     for step in (3, 9, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
+        save(tmp_path, step)
+    (tmp_path / "checkpoint-11").mkdir()
     assert set_aside_later(tmp_path, tmp_path.parent / "checkpoint-3") == []
     assert set_aside_later(tmp_path, tmp_path / "checkpoint-9") == ["checkpoint-10"]
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["checkpoint-3", "checkpoint-9", "superseded-checkpoint-10"]
+    assert names == ["checkpoint-11", "checkpoint-3", "checkpoint-9", "superseded-checkpoint-10"]
+
+
+def save(folder, step, keep=None):
+    return save_checkpoint(folder, step, {"model": {"w": torch.zeros(1)}}, {}, {}, keep=keep)
+
+
+def diffusers_checkpoint(path):
+    """Leave what diffusers' own script leaves."""
+    for name in ("unet/config.json", "unet/diffusion_pytorch_model.safetensors", "unet_ema/config.json",
+                 "optimizer.bin", "scheduler.bin", "random_states_0.pkl"):  # fmt: skip
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("theirs")
+    return path
+
+
+def test_a_limit_deletes_none_that_others_wrote(tmp_path):
+    """Of diffusers' script, of transformers, with somebody's manifest, a link to another disk."""
+    diffusers_checkpoint(tmp_path / "checkpoint-1")
+    for step, files in ((2, ("model.safetensors", "trainer_state.json")), (3, ("manifest.json",)), (4, ())):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for name in files:
+            (tmp_path / f"checkpoint-{step}" / name).write_text('{"name": "my app", "files": []}')
+    elsewhere = save(tmp_path / "elsewhere", 5)
+    (tmp_path / "checkpoint-5").symlink_to(elsewhere)
+    (tmp_path / "checkpoint-notes").mkdir()
+    before = {path for path in tmp_path.rglob("*")}
+    for step in (6, 7, 8):
+        save(tmp_path, step, keep=1)
+    after = {path for path in tmp_path.rglob("*")}
+    assert before <= after and not (tmp_path / "checkpoint-6").exists() and verify_checkpoint(elsewhere)
+
+
+def test_a_checkpoint_takes_the_place_of_none_that_others_wrote(tmp_path, capsys):
+    for name in ("checkpoint-7", "superseded-checkpoint-7"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    save(tmp_path, 7)
+    assert verify_checkpoint(tmp_path / "checkpoint-7")["step"] == 7
+    assert (tmp_path / "superseded-checkpoint-7-2" / "notes.txt").read_text() == "mine"
+    assert "superseded-checkpoint-7-2" in capsys.readouterr().err
+
+
+def test_what_another_program_wrote_is_named_with_what_can_be_used_of_it(tmp_path, capsys):
+    theirs = diffusers_checkpoint(tmp_path / "checkpoint-500")
+    with pytest.raises(CheckpointError, match=r"diffusers' own script.*--init_from \S+checkpoint-500/unet_ema"):
+        verify_checkpoint(theirs)
+    with pytest.raises(CheckpointError, match="in another folder") as caught:
+        find_checkpoint(tmp_path, "latest")
+    assert "--overwrite_output_dir" not in str(caught.value)
+    (tmp_path / "checkpoint-3").mkdir()
+    with pytest.raises(CheckpointError, match="was not written by train.py"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-3"))
+    save(tmp_path, 4)
+    assert find_checkpoint(tmp_path, "latest")[1]["step"] == 4
+    assert "passing over checkpoint-500" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What a run starts from: a network that fits the data, and a folder that is free."""
+"""What a run starts from: a network that fits the data."""
 
 import json
 
@@ -7,9 +7,8 @@ import pytest
 from common import save_images
 from ddpm_from_scratch import model_config
 from ddpm_from_scratch.runtime.errors import ConfigError
-from ddpm_from_scratch.training import checkpoint
 from ddpm_from_scratch.training.config import TrainingConfig
-from ddpm_from_scratch.training.prepare import choose_model_and_data, clear_earlier_run, prepare_output_dir
+from ddpm_from_scratch.training.prepare import choose_model_and_data
 
 
 def config(folder, **settings):
@@ -93,33 +92,3 @@ def test_a_size_of_a_network_that_is_none_is_named(tmp_path):
         (tmp_path / "unet.json").write_text(json.dumps(model_config("tiny") | {"sample_size": size}))
         with pytest.raises(ConfigError, match=r"--model_config_name_or_path: .*unet.json.*sample_size is"):
             choose_model_and_data(config(tmp_path, model_config_name_or_path=str(tmp_path / "unet.json")))
-
-
-def earlier_run(folder):
-    """Leave what a run leaves, and what is not its own."""
-    for name in ("model_index.json", "unet/config.json", "logs/metrics.jsonl", "checkpoint-2/state.json",
-                 "samples/step-1.png", "README.md", "notes.txt"):  # fmt: skip
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("earlier")
-    return folder
-
-
-def test_a_used_folder_is_refused_unless_it_is_resumed_or_overwritten(tmp_path):
-    folder = earlier_run(tmp_path / "run")
-    with pytest.raises(ConfigError, match="holds an earlier run.*--overwrite_output_dir"):
-        prepare_output_dir(config(folder))
-    for settings in ({"overwrite_output_dir": True}, {"resume_from_checkpoint": "latest"}):
-        assert prepare_output_dir(config(folder, **settings)) == folder
-    with pytest.raises(ConfigError, match="no such folder"):
-        prepare_output_dir(config(folder, resume_from_checkpoint="checkpoint-7"))
-    assert (folder / "model_index.json").exists() and checkpoint.list_checkpoints(folder)
-
-
-def test_clearing_leaves_what_is_not_of_a_run(tmp_path):
-    folder = earlier_run(tmp_path / "run")
-    clear_earlier_run(folder, config(folder))
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
-    (folder / "README.md").write_text("mine")
-    (folder / "samples").mkdir()
-    clear_earlier_run(folder, config(folder))
-    assert {path.name for path in folder.iterdir()} == {"notes.txt", "README.md", "samples"}
