@@ -8,9 +8,11 @@ for `num_inference_steps=10`. Without data only the density of nodes is measured
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from ddpm_from_scratch.data.settings import DataConfig
 from ddpm_from_scratch.evaluation.settings import (
     add_data_flags,
     add_network_flags,
@@ -18,15 +20,24 @@ from ddpm_from_scratch.evaluation.settings import (
     check_numbers,
     data_config,
 )
-from ddpm_from_scratch.runtime.cli import OneLineErrors
+from ddpm_from_scratch.runtime.cli import OneLineErrors, rules_of, say_unused
 from ddpm_from_scratch.runtime.errors import ConfigError, exit_status
+from ddpm_from_scratch.runtime.unused import Only
 from ddpm_from_scratch.words import BUILT_IN_FEATURES, DEFAULT_NUM_STEPS
 
+# What has an effect only with data (see runtime/unused.py).
+_DATA = Only("dataset_name or --train_data_dir")
+_OF_DATA = (
+    "dataset_config_name", "dataset_split", "image_column", "label_column", "resolution", "channels",
+    "center_crop", "num_samples", "features",
+)  # fmt: skip
+_RULES = {name: (_DATA, *rules_of(DataConfig).get(name, ())) for name in _OF_DATA}
 
-def make_parser() -> argparse.ArgumentParser:
+
+def make_parser() -> OneLineErrors:
     """Return the parser of the command; the data have the flags of train.py."""
     parser = OneLineErrors("calibrate.py", "Calibrate the few-step sampler of a saved pipeline.")
-    parser.add_argument("pipeline", help="folder of a pipeline")
+    parser.add_argument("pipeline", type=os.path.expanduser, help="folder of a pipeline")
     add_data_flags(parser)
     how = parser.add_argument_group("calibration")
     how.add_argument(
@@ -38,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="samples that each candidate is judged by; default 250, and up to 32 times as many for the best",
     )  # fmt: skip
     how.add_argument(
-        "--features", default="auto",
+        "--features", default="auto", type=os.path.expanduser,
         help=f"what to compare samples on: auto, {', '.join(BUILT_IN_FEATURES)}, or the folder or Hub id of "
         "a transformers vision model; auto is digit_classifier for digits, else the network's own middle",
     )  # fmt: skip
@@ -63,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
     config = data_config(args) if has_data else None
     check_numbers(args, seed=0)
     check_calibration(args.num_steps, args.num_samples)
+    say_unused("calibrate.py", args.given, vars(args) | {_DATA.setting: has_data}, _RULES)
     # Not before the flags are checked: torch takes seconds to load.
     from ddpm_from_scratch.evaluation.candidates import calibrate_pipeline, format_candidates
     from ddpm_from_scratch.evaluation.saved_pipelines import (
@@ -111,7 +123,9 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the flags, calibrate, and return the exit status: 0, or another with one line on what to mend."""
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    args.given = parser.given(argv)
     return exit_status("calibrate.py", lambda: run(args), OSError, ValueError)
 
 

@@ -7,44 +7,56 @@ Samples are compared with held-out data: sliced W2 in pixels, then on features (
 the kernel distance, precision and recall, and a check for copies of training data. Training samples, judged
 alike, give the floor. Each figure bears the name of its features; only those of Inception make a FID.
 
-With --likelihood, also the variational bound on the held-out data, in bits per dimension, term by term; a
-run's own results.json and card get it, too. --num_samples 0 measures it alone.
+With --likelihood, also the variational bound on the held-out data, in bits per dimension, term by term;
+--num_samples 0 measures it alone. A run's own results.json and card get all figures, too, for publish.py.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from ddpm_from_scratch.data.settings import DataConfig
 from ddpm_from_scratch.evaluation.settings import (
     add_data_flags,
     add_network_flags,
     check_numbers,
     data_config,
+    require_own_folder,
 )
-from ddpm_from_scratch.runtime.cli import OneLineErrors
+from ddpm_from_scratch.runtime.cli import OneLineErrors, rules_of, say_unused
 from ddpm_from_scratch.runtime.errors import ConfigError, exit_status
+from ddpm_from_scratch.runtime.unused import Only
 from ddpm_from_scratch.words import BUILT_IN_FEATURES, DEFAULT_VISION_MODEL, SAMPLER_NAMES
 
 # Flags that go with --likelihood, and the smallest value of each.
 _OF_LIKELIHOOD = {
     "likelihood_samples": 1, "likelihood_terms": 1, "likelihood_flow": 1, "likelihood_first_timestep": 0,
 }  # fmt: skip
+# What has an effect only with another flag (see runtime/unused.py).
+_RULES = rules_of(DataConfig) | dict.fromkeys(
+    ("features", "num_inference_steps", "guidance_scale"), (Only("num_samples"),)
+)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OneLineErrors:
     """Return the parser of the command; the data have the flags of train.py."""
     parser = OneLineErrors("evaluate.py", "Measure the quality of a saved pipeline.")
-    parser.add_argument("pipeline", help="folder or Hub id of a pipeline")
+    parser.add_argument("pipeline", type=os.path.expanduser, help="folder or Hub id of a pipeline")
     add_data_flags(parser)
     held_out = parser.add_argument_group("held-out data")
-    held_out.add_argument("--reference_data_dir", help="folder of images that were not trained on")
+    held_out.add_argument(
+        "--reference_data_dir",
+        type=os.path.expanduser,
+        help="folder of images that were not trained on",
+    )
     held_out.add_argument(
         "--reference_split", help="split that was not trained on, of that folder or the dataset"
     )
     how = parser.add_argument_group("evaluation")
     how.add_argument(
-        "--features", nargs="+", default=["auto"],
+        "--features", nargs="+", default=["auto"], type=os.path.expanduser,
         help=f"what to compare samples on: auto, {', '.join(BUILT_IN_FEATURES)}, or the folder or Hub id of "
         f"a transformers vision model; auto is digit_classifier for digits, else {DEFAULT_VISION_MODEL}",
     )  # fmt: skip
@@ -63,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_network_flags(how)
     how.add_argument(
         "--output_dir",
-        type=Path,
+        type=lambda text: Path(text).expanduser(),
         help="folder for results.json and samples.png; evaluation/ in the pipeline's",
     )
     bound = parser.add_argument_group("likelihood")
@@ -104,6 +116,7 @@ def output_folder(args: argparse.Namespace) -> Path:
             f"--output_dir is {str(args.output_dir)!r}, the pipeline's own folder, whose results.json is "
             "that of its training: leave it out, and evaluation/ in it is used."
         )
+    require_own_folder(args.output_dir)
     return args.output_dir
 
 
@@ -127,6 +140,7 @@ def run(args: argparse.Namespace) -> None:
     check(args)
     config = data_config(args)
     reference_config = config.of_reference(args.reference_data_dir, args.reference_split)
+    say_unused("evaluate.py", args.given, vars(args), _RULES)
     # Not before the flags are checked: torch takes seconds to load.
     from ddpm_from_scratch.data.datasets import load_reference
     from ddpm_from_scratch.evaluation.figures import format_results
@@ -144,6 +158,7 @@ def run(args: argparse.Namespace) -> None:
     assert data is not None
     reference = load_reference(reference_config, data.sample_shape)
     results: dict[str, Any] = {}
+    record = RunRecord.find(Path(args.pipeline))
     if args.num_samples:
         results = evaluate(
             pipeline,
@@ -160,6 +175,9 @@ def run(args: argparse.Namespace) -> None:
         )
         if state.is_main_process:
             print(format_results(results))
+            if record is not None:
+                record = record.with_evaluation(results)
+                record.write()
     if args.likelihood:
         likelihood = held_out_likelihood(
             pipeline,
@@ -177,18 +195,34 @@ def run(args: argparse.Namespace) -> None:
             print(in_words(likelihood))
             likelihood["mixed_precision"] = args.mixed_precision
             write_results(output_dir, {"likelihood": likelihood})
-            record = RunRecord.find(Path(args.pipeline))
             if record is not None:
                 replace_file(record.folder / CHART, (output_dir / CHART).read_bytes())
                 record.with_likelihood(likelihood).write()
     if state.is_main_process:
         print(f"written to {output_dir / 'results.json'}")
+        print(_about_the_card(args.pipeline, record is not None))
     state.destroy_process_group()
+
+
+def _about_the_card(pipeline: str, has_record: bool) -> str:
+    """Return whether the card of a model has the figures now, and what to do to have them on the Hub."""
+    if has_record:
+        return f"the card has the figures, too; python training/publish.py {pipeline} uploads it"
+    if Path(pipeline).is_dir():
+        return f"{pipeline} has no record of a run (results.json), so no card was written"
+    folder = pipeline.rsplit("/", 1)[-1]
+    return (
+        f"the card of {pipeline} is on the Hub, and as it was; to have the figures in it: hf download "
+        f"{pipeline} --local-dir {folder}, evaluate that folder, then python training/publish.py {folder} "
+        f"--repo_id {pipeline}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the flags, evaluate, and return the exit status: 0, or 2 with one line on what to mend."""
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    args.given = parser.given(argv)
     return exit_status("evaluate.py", lambda: run(args), OSError, ValueError, FloatingPointError)
 
 

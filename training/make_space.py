@@ -7,19 +7,26 @@ cannot be reached.
 """
 
 import argparse
+import os
 import sys
+import tempfile
 from pathlib import Path
 
-from ddpm_from_scratch.runtime.cli import Bounds, OneLineErrors
-from ddpm_from_scratch.runtime.errors import exit_status
+from ddpm_from_scratch.runtime.cli import Bounds, OneLineErrors, say_unused
+from ddpm_from_scratch.runtime.errors import ConfigError, exit_status
+from ddpm_from_scratch.runtime.unused import Only
+
+_RULES = {"private": (Only("space_id"),)}
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = OneLineErrors("make_space.py", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="repository's id, or the folder of a pipeline")
+    parser.add_argument("model", type=os.path.expanduser, help="repository's id, or the folder of a pipeline")
     parser.add_argument(
-        "--output_dir", help="folder for the page; the model's name and '-space' if not given"
+        "--output_dir",
+        type=os.path.expanduser,
+        help="folder for the page; if not given, the model's name and '-space', or none with --space_id",
     )
     parser.add_argument(
         "--num_inference_steps", type=int, help="steps of a sample; 10 by few steps, else 100, if not given"
@@ -38,19 +45,25 @@ def run(args: argparse.Namespace) -> None:
         RunError: anything the user can mend.
     """
     Bounds(least=1).check("num_inference_steps", args.num_inference_steps)
+    if args.revision is not None and Path(args.model).is_dir():
+        raise ConfigError(f"--revision is {args.revision!r}, but {args.model!r} is a folder, which has none.")
+    say_unused("make_space.py", ["private"] if args.private else [], vars(args), _RULES)
     # Not before the flags are checked: torch takes seconds to load.
     from ddpm_from_scratch.hub.upload import push_space
     from ddpm_from_scratch.sharing.publish import hub_errors
     from ddpm_from_scratch.sharing.space import make_space
 
-    output_dir = Path(args.output_dir or f"{Path(args.model).resolve().name}-space")
-    make_space(args.model, output_dir, args.num_inference_steps, args.revision, args.token)
-    if args.space_id is None:
-        print(f"saved to {output_dir}; look at it with: python -m http.server --directory {output_dir}")
-        return
-    with hub_errors():
-        url = push_space(output_dir, args.space_id, private=args.private, token=args.token)
-    print(f"pushed to {url}")
+    # Of a page that goes to the Hub no folder is left, unless one is asked for.
+    with tempfile.TemporaryDirectory() as passing:
+        kept = args.output_dir or (None if args.space_id else f"{Path(args.model).resolve().name}-space")
+        output_dir = Path(kept or passing)
+        make_space(args.model, output_dir, args.num_inference_steps, args.revision, args.token)
+        if kept:
+            print(f"saved to {output_dir}; look at it with: python -m http.server --directory {output_dir}")
+        if args.space_id:
+            with hub_errors():
+                url = push_space(output_dir, args.space_id, private=args.private, token=args.token)
+            print(f"pushed to {url}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,25 +1,19 @@
 """The settings that say what the training data are: flags of train.py, and most of them of other commands."""
 
 import difflib
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..runtime.cli import ALLOWED, FREE, check_bounds, flag
+from ..runtime.cli import ALLOWED, FREE, check_bounds, expand_home, flag
 from ..runtime.errors import ConfigError
-from ..words import BUILT_IN_DATASETS
+from ..runtime.unused import Only
+from ..words import BUILT_IN_DATASETS, POINT_DATASET_NAMES
 from .sizes import as_setting, sides
 
-# Settings that may be a path, in which ~ is the home folder.
-_PATHS = ("dataset_name", "train_data_dir", "cache_dir")
-
-
-def expand_home(settings: object, names: tuple[str, ...]) -> None:
-    """Write out ~ in the settings of these names that are given."""
-    for name in names:
-        if getattr(settings, name) is not None:
-            setattr(settings, name, os.path.expanduser(getattr(settings, name)))
+# What only pictures in files have, and what no built-in data have.
+_PICTURES = Only("dataset_name", unless=POINT_DATASET_NAMES)
+_FILES = Only("dataset_name", unless=BUILT_IN_DATASETS)
 
 
 @dataclass
@@ -31,42 +25,63 @@ class DataConfig:
         f"Built-in data ({', '.join(BUILT_IN_DATASETS)}), a dataset of the Hub, or a folder that datasets "
         "can load.",
         on_resume=ALLOWED,
+        is_path=True,
+        replaces=("train_data_dir", "dataset_config_name", "dataset_split"),
     )
     dataset_config_name: str | None = flag(
-        None, "Configuration of the dataset, if it has several.", on_resume=ALLOWED
+        None,
+        "Configuration of the dataset, if it has several.",
+        on_resume=ALLOWED,
+        used_with=(Only("dataset_name"), _FILES),
     )
-    dataset_split: str = flag("train", "Split of the dataset to train on.", on_resume=ALLOWED)
+    dataset_split: str = flag(
+        "train", "Split of the dataset to train on.", on_resume=ALLOWED, used_with=_FILES
+    )
     train_data_dir: str | None = flag(
-        None, "Folder of images to train on, instead of --dataset_name.", on_resume=ALLOWED
+        None,
+        "Folder of images to train on, instead of --dataset_name.",
+        on_resume=ALLOWED,
+        is_path=True,
+        replaces=("dataset_name", "dataset_config_name", "dataset_split"),
     )
-    image_column: str = flag("image", "Column that holds the images.", on_resume=ALLOWED)
+    image_column: str = flag("image", "Column that holds the images.", on_resume=ALLOWED, used_with=_FILES)
     label_column: str | None = flag(
         None, "Column that holds class labels; given, the network becomes class-conditional."
     )
-    cache_dir: str | None = flag(None, "Folder for downloaded data and models.", on_resume=FREE)
+    cache_dir: str | None = flag(None, "Folder for downloaded data and models.", on_resume=FREE, is_path=True)
     streaming: bool = flag(
         False, "Read the dataset as a stream, without storing it; needs --max_train_steps."
     )
-    shuffle_buffer_size: int = flag(1000, "Samples held for shuffling a stream.", on_resume=ALLOWED, least=1)
+    shuffle_buffer_size: int = flag(
+        1000, "Samples held for shuffling a stream.", on_resume=ALLOWED, least=1, used_with=Only("streaming")
+    )
     resolution: int | str | None = flag(
         None,
         "Size of the training images in pixels, height x width: 48x64, or 64 for 64x64; the model's if not "
         "given, else 64.",
+        used_with=_PICTURES,
     )
     channels: int | None = flag(
-        None, "Image channels: 1 (grey), 3 (RGB), 4 (RGBA), or those of an array column.", least=1
+        None,
+        "Image channels: 1 (grey), 3 (RGB), 4 (RGBA), or those of an array column.",
+        least=1,
+        used_with=_PICTURES,
     )
     center_crop: bool = flag(
         False,
         "Crop the centre of images of another shape than --resolution; a random part if not given.",
         on_resume=ALLOWED,
+        used_with=_FILES,
     )
-    random_flip: bool = flag(False, "Mirror images left-right at random.", on_resume=ALLOWED)
+    random_flip: bool = flag(
+        False, "Mirror images left-right at random.", on_resume=ALLOWED, used_with=_PICTURES
+    )
     skip_bad_images: int = flag(
         0,
         "Images that may be unreadable; each is listed, and the next one takes its place.",
         on_resume=ALLOWED,
         least=0,
+        used_with=_FILES,
     )
     dataloader_num_workers: int = flag(
         0, "Processes that load data; 0 loads in the main process.", on_resume=FREE, least=0
@@ -75,7 +90,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a setting outside its bounds, or data that cannot be meant."""
-        expand_home(self, _PATHS)
+        expand_home(self)
         check_bounds(self)
         if self.resolution is not None:
             self.resolution = as_setting(*sides(self.resolution))
@@ -86,6 +101,10 @@ class DataConfig:
         close = difflib.get_close_matches(name, BUILT_IN_DATASETS, n=1, cutoff=0.8)
         if close and name not in BUILT_IN_DATASETS and "/" not in name and not Path(name).exists():
             raise ConfigError(f"--dataset_name is {name!r}; did you mean the built-in {close[0]!r}?")
+        if self.label_column is not None and name in POINT_DATASET_NAMES:
+            raise ConfigError(
+                f"--label_column is {self.label_column!r}, but the points {name!r} have no labels."
+            )
         if self.streaming and self.dataset_name in BUILT_IN_DATASETS:
             raise ConfigError(f"--streaming does not apply to the built-in data {self.dataset_name!r}.")
 

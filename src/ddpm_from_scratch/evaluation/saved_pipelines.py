@@ -12,6 +12,7 @@ from accelerate.utils.operations import convert_outputs_to_fp32
 from ..data.datasets import TrainingData, load_training_data
 from ..data.settings import DataConfig
 from ..hub.cards import layout_of
+from ..hub.upload import PIPELINE_FILES
 from ..networks.models import sample_shape
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.cpu import keep_large_allocations
@@ -114,6 +115,6 @@ def save_scheduler(pipeline: DDPMFromScratchPipeline, folder: Path) -> None:
         shutil.rmtree(temporary / "unet")
         written = {path.name for path in (temporary / "scheduler").iterdir()}
         commit_files(temporary, folder, last="model_index.json")
-        for path in (folder / "scheduler").glob("*.py"):  # the code of the scheduler before
-            if path.name not in written:
-                path.unlink()
+        for name in PIPELINE_FILES:  # the code of the scheduler before; other files there are not ours
+            if name.startswith("scheduler/") and Path(name).name not in written:
+                (folder / name).unlink(missing_ok=True)

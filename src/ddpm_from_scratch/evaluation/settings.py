@@ -1,7 +1,9 @@
 """The flags that the commands on a saved pipeline share: of its training data, and of sampling."""
 
 import argparse
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..data.settings import DataConfig
@@ -78,3 +80,26 @@ def check_calibration(
             raise ConfigError(f"a number of steps is {count}, but must be {allowed}.")
     if num_samples < 2:
         raise ConfigError(f"the samples of a candidate are {num_samples}, but must be at least 2.")
+
+
+def require_own_folder(folder: Path) -> None:
+    """Check the folder that figures and pictures go to: what others wrote there is not replaced.
+
+    Raises:
+        ConfigError: it holds a pipeline, or files of these names that no evaluation wrote.
+    """
+    path = folder / "results.json"
+    theirs = [folder / name for name in ("model_index.json", "samples.png", "bound.png")]
+    if path.is_file():
+        try:
+            earlier = json.loads(path.read_bytes())
+        except ValueError:  # of an evaluation that was cut short
+            earlier = {"likelihood": None}
+        is_ours = isinstance(earlier, dict) and not earlier.keys().isdisjoint({"likelihood", "num_floor"})
+        theirs = theirs[:1] if is_ours else [path]
+    found = ", ".join(path.name for path in theirs if path.exists())
+    if found:
+        raise ConfigError(
+            f"--output_dir is {str(folder)!r}, which holds {found} that no evaluation wrote: choose another "
+            "folder."
+        )

@@ -46,6 +46,11 @@ SPACE_FILES = [
 ]
 
 
+def files_to_upload(folder: Path) -> list[str]:
+    """Return the names of the files that `push_folder` takes of a folder, its card and figures among them."""
+    return Commit(HfApi(), "", folder, [*PIPELINE_FILES, *REPORT_FILES]).files
+
+
 class PushError(RuntimeError):
     """An upload that the Hub refused or that did not get through; the message says what to do."""
 

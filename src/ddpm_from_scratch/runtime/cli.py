@@ -1,21 +1,24 @@
 """Command lines: flags made from the fields of a dataclass, a file with the same names, errors of one line.
 
-A field made by `flag` holds all that is to know of a setting: its default, its help, its bounds, and what a
-resumed run may do with it. A `Literal` says which words it may be. Nothing here loads torch, so that a wrong
-flag is answered at once.
+A field made by `flag` holds all that is to know of a setting: its default, its help, its bounds, when it has
+an effect, and what a resumed run may do with it. A `Literal` says which words it may be. Nothing here loads
+torch, so that a wrong flag is answered at once.
 """
 
 import argparse
 import dataclasses
 import difflib
+import itertools
 import math
+import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from .errors import ConfigError
+from .errors import ConfigError, warn
+from .unused import Only, unused
 
 Settings = TypeVar("Settings")
 
@@ -73,6 +76,9 @@ def flag(
     most: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    is_path: bool = False,
+    used_with: Only | tuple[Only, ...] | str = (),
+    replaces: tuple[str, ...] = (),
 ) -> Any:
     """Return the field of a setting.
 
@@ -84,9 +90,32 @@ def flag(
         most: likewise.
         above: likewise.
         below: likewise.
+        is_path: whether it may be a path, in which ~ is the home folder.
+        used_with: what else must be so for it to have an effect, or why it never has one (see unused.py).
+        replaces: settings of a file that a flag of this name on the command line takes the place of.
     """
-    about = {"help": help, "on_resume": on_resume, "bounds": Bounds(least, most, above, below)}
+    about = {
+        "help": help,
+        "on_resume": on_resume,
+        "bounds": Bounds(least, most, above, below),
+        "is_path": is_path,
+        "used_with": (used_with,) if isinstance(used_with, Only) else used_with,
+        "replaces": replaces,
+    }
     return dataclasses.field(default=default, metadata=about)
+
+
+def expand_home(settings: Any) -> None:
+    """Write out ~ in the settings of a dataclass that may be paths."""
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if item.metadata["is_path"] and value is not None:
+            setattr(settings, item.name, os.path.expanduser(value))
+
+
+def rules_of(settings: type) -> dict[str, tuple[Only, ...] | str]:
+    """Return when each setting of a dataclass has an effect: name -> rule (see unused.py)."""
+    return {item.name: item.metadata["used_with"] for item in dataclasses.fields(settings)}
 
 
 def check_bounds(settings: Any) -> None:
@@ -123,6 +152,37 @@ class OneLineErrors(argparse.ArgumentParser):
             hint = f"did you mean {close[0]}?" if close else "see --help for the flags."
             self.error(f"unknown argument {unknown[0]!r}; {hint}")
         return found
+
+    def given(self, args: Sequence[str] | None = None) -> list[str]:
+        """Return the names of the settings that a command line gives, in the order of the flags."""
+        defaults = [(action, action.default) for action in self._actions]
+        try:
+            for action, _ in defaults:
+                action.default = argparse.SUPPRESS
+            found = vars(self.parse_args(args))
+        finally:
+            for action, default in defaults:
+                action.default = default
+        return list(dict.fromkeys(action.dest for action, _ in defaults if action.dest in found))
+
+
+def say_unused(
+    prog: str,
+    given: Collection[str],
+    settings: Mapping[str, Any],
+    rules: Mapping[str, tuple[Only, ...] | str],
+) -> None:
+    """Say each given setting that has no effect, in one line on standard error; the first process does.
+
+    Args:
+        prog: name of the command.
+        given: see `unused`.
+        settings: likewise.
+        rules: likewise.
+    """
+    if int(os.environ.get("RANK", 0)) == 0:
+        for line in unused(given, settings, rules):
+            warn(line, prog)
 
 
 def _truth(text: str) -> bool:
@@ -177,7 +237,7 @@ def add_flags(
         elif kind is bool:
             options |= {"type": _truth, "nargs": "?", "const": True, "metavar": "true|false"}
         else:
-            options["type"] = kind
+            options["type"] = os.path.expanduser if item.metadata["is_path"] else kind
         parser.add_argument(*_spellings(item.name), **options)
         if kind is bool and item.default is True:
             parser.add_argument(
@@ -190,12 +250,12 @@ def _spellings(name: str) -> list[str]:
     return sorted({f"--{name}", f"--{name.replace('_', '-')}"}, reverse=True)  # with underscores first
 
 
-def _flags_of_file(path: str, settings: type, parser: OneLineErrors) -> list[str]:
-    """Return the settings of a YAML file as command-line flags, so that both are checked alike."""
+def _flags_of_file(path: str, settings: type, parser: OneLineErrors) -> dict[str, list[str]]:
+    """Return the settings of a YAML file as command-line flags by name, so that both are checked alike."""
     import yaml
 
     try:
-        given = yaml.safe_load(Path(path).read_text())
+        given = yaml.safe_load(Path(path).expanduser().read_text())
     except OSError as error:
         parser.error(f"--config {path!r} cannot be read: {error.strerror}.")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -204,7 +264,7 @@ def _flags_of_file(path: str, settings: type, parser: OneLineErrors) -> list[str
         parser.error(f"--config {path!r} must hold 'name: value' lines.")
     hints = get_type_hints(settings)
     names = [item.name for item in dataclasses.fields(settings)]
-    flags: list[str] = []
+    flags: dict[str, list[str]] = {}
     for name, value in given.items():
         if name not in names:
             close = difflib.get_close_matches(str(name), names, n=1)
@@ -215,8 +275,24 @@ def _flags_of_file(path: str, settings: type, parser: OneLineErrors) -> list[str
         if isinstance(value, (dict, list)):
             parser.error(f"--config {path!r}: {name} must be one value, got {value!r}.")
         if value is not None:
-            flags.append(f"--{name}={value}")
+            flags[name] = [f"--{name}={value}"]
     return flags
+
+
+def _replace_in_file(
+    from_file: dict[str, list[str]], argv: Sequence[str], settings: type, parser: OneLineErrors
+) -> None:
+    """Take out of the settings of a file what a flag of the command line stands in place of, and say so."""
+    if not from_file:
+        return
+    on_line = parser.given(argv)
+    for item in dataclasses.fields(settings):
+        gone = [name for name in item.metadata["replaces"] if name in from_file and name not in on_line]
+        if item.name in on_line and gone:
+            said = ", ".join(from_file.pop(name)[0].removeprefix("--").replace("=", " ", 1) for name in gone)
+            text = f"--{item.name} takes the place of {said} in the file, whose other settings stay"
+            if int(os.environ.get("RANK", 0)) == 0:
+                print(f"{parser.prog}: {text}", file=sys.stderr)
 
 
 def parse_settings(
@@ -224,7 +300,8 @@ def parse_settings(
 ) -> Settings:
     """Return the dataclass of a command line; print one line and exit with status 2 if it cannot be used.
 
-    `--config` names a YAML file with any of the settings; flags win over it.
+    `--config` names a YAML file with any of the settings; flags win over it. What is given and has no effect
+    is said.
 
     Args:
         settings: a dataclass whose fields are made by `flag`.
@@ -241,9 +318,13 @@ def parse_settings(
     config_only = OneLineErrors(prog, add_help=False)
     config_only.add_argument("--config")
     file = config_only.parse_known_args(argv)[0].config
-    from_file = _flags_of_file(file, settings, parser) if file else []
-    found = vars(parser.parse_args([*from_file, *argv]))
+    from_file = _flags_of_file(file, settings, parser) if file else {}
+    _replace_in_file(from_file, argv, settings, parser)
+    given = [*itertools.chain(*from_file.values()), *argv]
+    found = vars(parser.parse_args(given))
     try:
-        return settings(**{name: value for name, value in found.items() if name != "config"})
+        made = settings(**{name: value for name, value in found.items() if name != "config"})
     except ConfigError as error:
         parser.error(str(error))
+    say_unused(prog, parser.given(given), found, rules_of(settings))
+    return made

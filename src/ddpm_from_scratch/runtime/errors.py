@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable
 
 
-def warn(message: str) -> None:
+def warn(message: str, program: str = "train.py") -> None:
     """Say one line on standard error, and go on."""
-    print(f"train.py: warning: {message}", file=sys.stderr)
+    print(f"{program}: warning: {message}", file=sys.stderr)
 
 
 def say_error(program: str, error: Exception) -> None:

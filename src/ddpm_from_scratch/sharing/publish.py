@@ -4,11 +4,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..hub.cards import plain_card
 from ..hub.safe_loading import variants
-from ..hub.upload import PushError, push_folder
+from ..hub.upload import PushError, files_to_upload, push_folder
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError, UploadError
 from .results import RunRecord
+
+
+def plan(folder: Path, repo_id: str | None = None) -> str:
+    """Return in words what `publish` would upload, after its checks: files, sizes and the card.
+
+    Args:
+        folder: with the pipeline.
+        repo_id: as for `publish`; without a user, the card has none.
+
+    Raises:
+        ConfigError: as in `publish`.
+    """
+    _check_weights(folder)
+    name, files = repo_id or folder.resolve().name, files_to_upload(folder)
+    has_card = "README.md" in files
+    if not has_card:
+        card, source = str(plain_card(folder, name)), "made of the pipeline alone, if the repository has none"
+    elif not RunRecord.wrote_card(folder):
+        card, source = (folder / "README.md").read_text(), "as it is in the folder"
+    else:
+        card, source = RunRecord.read(folder).with_repository(name).card(), "written anew for the repository"
+    sizes = {file: (folder / file).stat().st_size for file in files} | {"README.md": len(card.encode())}
+    kept_home = sorted({str(path.name) for path in folder.iterdir()} - {file.split("/")[0] for file in sizes})
+    lines = [f"would upload to {name}, and has uploaded nothing:"]
+    lines += [f"{size:>15,} bytes  {file}" for file, size in sorted(sizes.items())]
+    lines += [f"{sum(sizes.values()):>15,} bytes  in {len(sizes)} files"]
+    lines += [f"stays here: {', '.join(kept_home)}"] if kept_home else []
+    return "\n".join([*lines, f"the card, README.md, {source}:", "", card])
 
 
 def publish(
@@ -29,16 +58,13 @@ def publish(
         ConfigError: no pipeline in the folder, or a damaged one.
         UploadError: the Hub refused or cannot be reached.
     """
-    if not (folder / "model_index.json").is_file():
-        raise ConfigError(f"{str(folder)!r} holds no pipeline (model_index.json): give the folder of a run.")
+    _check_weights(folder)
     has_report = with_report and (folder / "results.json").is_file()
 
     def name_repository(published_as: str) -> None:
         RunRecord.read(folder).with_repository(published_as).write()
 
     with hub_errors():
-        for variant in variants(folder) or [None]:
-            DDPMFromScratchPipeline.from_pretrained(folder, variant=variant)
         return push_folder(
             folder,
             repo_id or folder.resolve().name,
@@ -49,6 +75,15 @@ def publish(
             with_report=with_report,
             before_upload=name_repository if has_report else None,
         )
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise ConfigError unless the pipeline of a folder, and each variant of its weights, can be loaded."""
+    if not (folder / "model_index.json").is_file():
+        raise ConfigError(f"{str(folder)!r} holds no pipeline (model_index.json): give the folder of a run.")
+    with hub_errors():
+        for variant in variants(folder) or [None]:
+            DDPMFromScratchPipeline.from_pretrained(folder, variant=variant)
 
 
 @contextmanager

@@ -90,6 +90,10 @@ class RunRecord:
         """Return the record of a run that is published as "user/name"; later cards say so, too."""
         return replace(self, results=self.results | {"repo_id": repo_id})
 
+    def with_evaluation(self, evaluation: dict[str, Any]) -> Self:
+        """Return the record with the figures that `quality.evaluate` measured, in place of earlier ones."""
+        return replace(self, results=self.results | {"evaluation": evaluation})
+
     def with_likelihood(self, likelihood: dict[str, Any]) -> Self:
         """Return the record with what `held_out_likelihood` measured; the card shows it, and its chart."""
         return replace(self, results=self.results | {"likelihood": likelihood})
@@ -114,7 +118,7 @@ class RunRecord:
         Raises:
             StorageError: the disk is full or fails; what was there before is intact.
         """
-        card = self._card().encode()  # first: results.json stays as it was if no card can be written from this
+        card = self.card().encode()  # first: results.json stays as it was if no card can be written from this
         path = self.folder / "README.md"
         is_free = not path.exists() or self.wrote_card(self.folder)
         # Also of the one before: a crash between the two files leaves that.
@@ -126,7 +130,7 @@ class RunRecord:
         else:
             warn("README.md was written or changed by hand, and stays as it is; delete it for a new card")
 
-    def _card(self) -> str:
+    def card(self) -> str:
         """Return the model card."""
         folder, results = self.folder, self.results
         config, data, evaluation = results["config"], results["data"], results["evaluation"]

@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from ..hub.requests import CONNECTION_ERRORS, patiently
 from ..hub.safe_loading import fetch
+from ..hub.upload import SPACE_FILES
 from ..networks.models import sample_shape
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..process.diffusion import Scales, to_original
@@ -55,9 +56,10 @@ def make_space(
         token: of the Hub.
 
     Raises:
-        ConfigError: a model that a page cannot run, or none.
+        ConfigError: a model that a page cannot run, or none; or the folder holds files of others.
         UploadError: the Hub cannot be reached.
     """
+    _require_free(output_dir)
     is_folder, api, commit = Path(model).is_dir(), HfApi(token=token), None
     try:
         if not is_folder:
@@ -113,6 +115,20 @@ def make_space(
     (output_dir / "README.md").write_text(card)
 
 
+def _require_free(folder: Path) -> None:
+    """Raise ConfigError if a folder holds files that the page would replace, but no page."""
+    try:
+        is_page = "weights_url" in json.loads((folder / "settings.json").read_bytes())
+    except (OSError, ValueError, TypeError):
+        is_page = False
+    theirs = [name for name in SPACE_FILES if (folder / name).exists()]
+    if theirs and not is_page:
+        raise ConfigError(
+            f"--output_dir is {str(folder)!r}, which holds {', '.join(theirs)} of something else, and the "
+            "page would replace that: choose another folder."
+        )
+
+
 def _require_runnable(config: dict[str, Any], shape: tuple[int, ...], parameters: int) -> None:
     """Raise ConfigError for a network that network.js does not know, or that would take too long."""
     for name, known in _KNOWN.items():
@@ -158,7 +174,8 @@ def chain_steps(scheduler: Any, num_inference_steps: int | None) -> list[dict[st
     if config.thresholding or config.variance_type in LEARNED_VARIANCE_TYPES:
         raise ConfigError("the page knows neither dynamic thresholding nor learned variances.")
     if num_inference_steps is None:
-        num_inference_steps = getattr(scheduler, "default_num_inference_steps", 100)
+        most = min(100, len(scheduler.alphas_cumprod))
+        num_inference_steps = getattr(scheduler, "default_num_inference_steps", most)
     try:
         scheduler.set_timesteps(num_inference_steps)
     except (TypeError, ValueError) as error:

@@ -120,7 +120,9 @@ def is_foreign(path: Path) -> bool:
 
 def what_foreign_is(path: Path) -> str:
     """Return in words what a foreign path is, that it stays, and what of it can be used."""
-    found = next((path / name for name in ("unet_ema", "unet") if (path / name / "config.json").is_file()), None)
+    found = next(
+        (path / name for name in ("unet_ema", "unet") if (path / name / "config.json").is_file()), None
+    )
     if found is None:
         return f"{str(path)!r} was not written by train.py, and stays as it is"
     return (
@@ -195,7 +197,10 @@ def load_checkpoint(
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Return the folders of an output folder with the name of a checkpoint, oldest first, whoever made them."""
+    """Return the folders of an output folder that have the name of a checkpoint, oldest first.
+
+    Whoever made them: see `is_ours`.
+    """
     found = [
         (int(match[1]), path)
         for path in output_dir.glob("checkpoint-*")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..data.settings import DataConfig, expand_home
+from ..data.settings import DataConfig
 from ..runtime.cli import ALLOWED, FREE, flag, parse_settings
 from ..runtime.errors import ConfigError
+from ..runtime.unused import Only
 from ..words import (
     BetaSchedule,
     LearningRateCourse,
@@ -26,8 +27,8 @@ from ..words import (
     TrainedVarianceType,
 )
 
-# Settings that may be a path, in which ~ is the home folder, beside those of the data.
-_PATHS = ("output_dir", "resume_from_checkpoint", "model_config_name_or_path")
+# The schedules that are given by their first and last beta.
+_BY_BETAS = Only("ddpm_beta_schedule", ("linear", "scaled_linear", "sigmoid"))
 # What else has a name in the output folder.
 _TAKEN_NAMES = ("", ".", "..", "unet", "scheduler", "samples")
 
@@ -38,7 +39,9 @@ class TrainingConfig(DataConfig):
 
     # network
     model_config_name_or_path: str | None = flag(
-        None, "A named configuration, a JSON file, a folder or a Hub id; chosen by resolution if not given."
+        None,
+        "A named configuration, a JSON file, a folder or a Hub id; chosen by resolution if not given.",
+        is_path=True,
     )
 
     # diffusion
@@ -48,8 +51,20 @@ class TrainingConfig(DataConfig):
         None, "Steps of the sample grids and of evaluation; 10 if not given.", on_resume=FREE, least=1
     )
     ddpm_beta_schedule: BetaSchedule = flag("linear", "Noise schedule.")
-    beta_start: float = flag(1e-4, "First beta of linear, scaled_linear and sigmoid.", above=0, below=1)
-    beta_end: float = flag(0.02, "Last beta of linear, scaled_linear and sigmoid.", above=0, below=1)
+    beta_start: float = flag(
+        1e-4,
+        "First beta of linear, scaled_linear and sigmoid.",
+        above=0,
+        below=1,
+        used_with=_BY_BETAS,
+    )
+    beta_end: float = flag(
+        0.02,
+        "Last beta of linear, scaled_linear and sigmoid.",
+        above=0,
+        below=1,
+        used_with=_BY_BETAS,
+    )
     rescale_betas_zero_snr: bool = flag(False, "Rescale the schedule so that no signal is left at T.")
     guidance_scale: float = flag(
         1.0, "Classifier-free guidance of sample grids and evaluation; 1 is none.", on_resume=FREE, least=0
@@ -64,7 +79,11 @@ class TrainingConfig(DataConfig):
         "Variance of the reverse steps; learned_range doubles the output channels and adds the bound.",
     )
     vlb_weight: float = flag(
-        0.001, "Weight of the variational bound that trains learned variances.", on_resume=ALLOWED, least=0
+        0.001,
+        "Weight of the variational bound that trains learned variances.",
+        on_resume=ALLOWED,
+        least=0,
+        used_with=Only("variance_type", ("learned_range",)),
     )
     label_dropout: float = flag(
         0.0,
@@ -76,22 +95,47 @@ class TrainingConfig(DataConfig):
     loss_weighting: LossWeighting = flag(
         "none", "Weight of the squared error over timesteps.", on_resume=ALLOWED
     )
-    snr_gamma: float = flag(5.0, "Cap on the signal-to-noise ratio of min_snr.", on_resume=ALLOWED, above=0)
+    snr_gamma: float = flag(
+        5.0,
+        "Cap on the signal-to-noise ratio of min_snr.",
+        on_resume=ALLOWED,
+        above=0,
+        used_with=Only("loss_weighting", ("min_snr",)),
+    )
 
     # optimisation
     train_batch_size: int = flag(16, "Samples in a batch of one process.", on_resume=ALLOWED, least=1)
     gradient_accumulation_steps: int = flag(1, "Batches of one optimizer update.", on_resume=ALLOWED, least=1)
-    num_epochs: int = flag(100, "Passes over the data.", on_resume=ALLOWED, least=1)
+    num_epochs: int = flag(
+        100,
+        "Passes over the data.",
+        on_resume=ALLOWED,
+        least=1,
+        used_with=Only("max_train_steps", (None,)),
+        replaces=("max_train_steps",),
+    )
     max_train_steps: int | None = flag(
         None, "Optimizer updates; wins over --num_epochs.", on_resume=ALLOWED, least=1
     )
     optimizer: OptimizerName = flag("adamw", "muon: Muon for matrices and kernels, AdamW for the rest.")
     learning_rate: float = flag(1e-4, "Peak learning rate of AdamW.", on_resume=ALLOWED, above=0)
-    muon_learning_rate: float = flag(0.01, "Peak learning rate of Muon.", on_resume=ALLOWED, above=0)
+    muon_learning_rate: float = flag(
+        0.01,
+        "Peak learning rate of Muon.",
+        on_resume=ALLOWED,
+        above=0,
+        used_with=Only("optimizer", ("muon",)),
+    )
     lr_scheduler: LearningRateCourse = flag(
         "cosine", "Course of the learning rate, counted in optimizer updates.", on_resume=ALLOWED
     )
-    lr_warmup_steps: int = flag(500, "Optimizer updates of linear warm-up.", on_resume=ALLOWED, least=0)
+    lr_warmup_steps: int = flag(
+        500,
+        "Optimizer updates of linear warm-up.",
+        on_resume=ALLOWED,
+        least=0,
+        used_with=Only("lr_scheduler", unless=("constant",)),
+    )
     adam_beta1: float = flag(0.95, "First beta of AdamW.", on_resume=ALLOWED, least=0, below=1)
     adam_beta2: float = flag(0.999, "Second beta of AdamW.", on_resume=ALLOWED, least=0, below=1)
     adam_weight_decay: float = flag(1e-6, "Weight decay of AdamW.", on_resume=ALLOWED, least=0)
@@ -102,11 +146,24 @@ class TrainingConfig(DataConfig):
     use_ema: bool = flag(
         False, "Keep an average of the weights and export it; the raw weights are kept beside it."
     )
-    ema_inv_gamma: float = flag(1.0, "g in the decay 1 - (1 + step/g)^-p.", on_resume=ALLOWED, above=0)
-    ema_power: float = flag(
-        0.75, "p in the decay 1 - (1 + step/g)^-p; 2/3 to 1 suits most runs.", on_resume=ALLOWED, above=0
+    ema_inv_gamma: float = flag(
+        1.0, "g in the decay 1 - (1 + step/g)^-p.", on_resume=ALLOWED, above=0, used_with=Only("use_ema")
     )
-    ema_max_decay: float = flag(0.9999, "Largest decay of the average.", on_resume=ALLOWED, least=0, below=1)
+    ema_power: float = flag(
+        0.75,
+        "p in the decay 1 - (1 + step/g)^-p; 2/3 to 1 suits most runs.",
+        on_resume=ALLOWED,
+        above=0,
+        used_with=Only("use_ema"),
+    )
+    ema_max_decay: float = flag(
+        0.9999,
+        "Largest decay of the average.",
+        on_resume=ALLOWED,
+        least=0,
+        below=1,
+        used_with=Only("use_ema"),
+    )
     mixed_precision: MixedPrecision | None = flag(
         None,
         "Precision of the network, the rest is float32; the launcher's, or no, if not given.",
@@ -126,10 +183,16 @@ class TrainingConfig(DataConfig):
         on_resume=FREE,
     )
     output_dir: str = flag(
-        "ddpm-model-64", "Folder for the pipeline, checkpoints, samples and logs.", on_resume=FREE
+        "ddpm-model-64",
+        "Folder for the pipeline, checkpoints, samples and logs.",
+        on_resume=FREE,
+        is_path=True,
     )
     overwrite_output_dir: bool = flag(
-        False, "Start anew in a folder that holds an earlier run.", on_resume=FREE
+        False,
+        "Start anew in a folder that holds an earlier run; files of others stay.",
+        on_resume=FREE,
+        used_with=Only("resume_from_checkpoint", (None,)),
     )
     logger: LoggerName = flag(
         "jsonl", "Where to log besides logs/metrics.jsonl, which is always written.", on_resume=FREE
@@ -141,8 +204,15 @@ class TrainingConfig(DataConfig):
         "Epochs between two sample grids; for a stream, a grid at each checkpoint.",
         on_resume=FREE,
         least=1,
+        used_with=Only("streaming", (False,)),
     )
-    save_model_epochs: int = flag(10, "Epochs between two exports of the pipeline.", on_resume=FREE, least=1)
+    save_model_epochs: int = flag(
+        10,
+        "Epochs between two exports of the pipeline; for a stream, one at each checkpoint.",
+        on_resume=FREE,
+        least=1,
+        used_with=Only("streaming", (False,)),
+    )
     eval_batch_size: int = flag(16, "Images of a sample grid.", on_resume=FREE, least=1)
     checkpointing_steps: int = flag(
         500, "Optimizer updates between two checkpoints.", on_resume=FREE, least=1
@@ -151,7 +221,7 @@ class TrainingConfig(DataConfig):
         None, "Checkpoints to keep; all if not given.", on_resume=FREE, least=1
     )
     resume_from_checkpoint: str | None = flag(
-        None, "A checkpoint folder, or 'latest' in the output folder.", on_resume=FREE
+        None, "A checkpoint folder, or 'latest' in the output folder.", on_resume=FREE, is_path=True
     )
     allow_recipe_change: bool = flag(
         False,
@@ -174,11 +244,14 @@ class TrainingConfig(DataConfig):
         "Samples that --calibrate judges a candidate by; the best by up to 32 times as many.",
         on_resume=FREE,
         least=2,
+        used_with=Only("calibrate"),
     )
     evaluation_features: str = flag(
         "auto",
         "What to compare them on: auto, pixels, digit_classifier, inception, or a transformers vision model.",
         on_resume=FREE,
+        is_path=True,
+        used_with=Only("evaluation_samples"),
     )
 
     # publishing
@@ -191,9 +264,14 @@ class TrainingConfig(DataConfig):
         "Upload each export of --save_model_epochs, too, to a branch or under a tag named step-<update>.",
         on_resume=FREE,
     )
-    hub_private_repo: bool = flag(False, "Create the repository private.", on_resume=FREE)
+    hub_private_repo: bool = flag(
+        False, "Create the repository private.", on_resume=FREE, used_with=Only("push_to_hub")
+    )
     hub_token: str | None = flag(
-        None, "Token of the Hub; better stored with 'hf auth login'.", on_resume=FREE
+        None,
+        "Token of the Hub; better stored with 'hf auth login'.",
+        on_resume=FREE,
+        used_with=Only("push_to_hub"),
     )
     license: str = flag(
         "apache-2.0",
@@ -203,13 +281,26 @@ class TrainingConfig(DataConfig):
 
     # accepted for scripts that were written for the stock one
     enable_xformers_memory_efficient_attention: bool = flag(
-        False, "Ignored: PyTorch's own attention is as economical.", on_resume=FREE
+        False,
+        "Ignored: PyTorch's own attention is as economical.",
+        on_resume=FREE,
+        used_with="PyTorch's own attention is as economical",
     )
-    local_rank: int = flag(-1, "Ignored: the launcher sets the rank in the environment.", on_resume=FREE)
+    local_rank: int = flag(
+        -1,
+        "Ignored: the launcher sets the rank in the environment.",
+        on_resume=FREE,
+        used_with="the launcher sets the rank in the environment",
+    )
+    preserve_input_precision: bool = flag(
+        False,
+        "Ignored: pictures of 16 bits and more are read as fine as they are.",
+        on_resume=FREE,
+        used_with="pictures of 16 bits and more are read as fine as they are",
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a setting outside its range, or settings that do not go together."""
-        expand_home(self, _PATHS)
         super().__post_init__()
         if self.label_dropout and self.label_column is None:
             raise ConfigError(

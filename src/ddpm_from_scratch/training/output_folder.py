@@ -21,7 +21,9 @@ from .log import METRICS_FILE, is_log
 TRACKER = "ddpm-from-scratch"
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _PICTURE = re.compile(r"step-\d{7}\.png")
-_WRITTEN = re.compile("|".join([f"(superseded-)?{_CHECKPOINT.pattern}", "export", *map(re.escape, REPORT_FILES)]))
+_WRITTEN = re.compile(
+    "|".join([f"(superseded-)?{_CHECKPOINT.pattern}", "export", *map(re.escape, REPORT_FILES)])
+)
 
 
 def prepare_output_dir(config: TrainingConfig) -> Path:
@@ -84,7 +86,11 @@ def _refuse_files_of_others(folder: Path, config: TrainingConfig) -> None:
 def is_run(folder: Path) -> bool:
     """Return whether a run wrote in a folder: it has a log, a checkpoint or a record of ours."""
     logs = any(is_log(path) for path in folder.glob(f"*/{METRICS_FILE}"))
-    return logs or RunRecord.is_there(folder) or any(map(checkpoint.is_ours, checkpoint.list_checkpoints(folder)))
+    return (
+        logs
+        or RunRecord.is_there(folder)
+        or any(map(checkpoint.is_ours, checkpoint.list_checkpoints(folder)))
+    )
 
 
 def _links(folder: Path, config: TrainingConfig) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from ddpm_from_scratch.evaluation.settings import (
     check_calibration,
     check_numbers,
     data_config,
+    require_own_folder,
 )
 from ddpm_from_scratch.runtime.errors import ConfigError
 
@@ -53,3 +54,27 @@ def test_a_calibration_of_what_cannot_be_is_refused(num_steps, num_samples, says
     check_calibration([1, 20], 2, 20)
     with pytest.raises(ConfigError, match=says):
         check_calibration(num_steps, num_samples, 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.json", '{"config": {}, "command": ""}'),
+        ("results.json", "[1, 2]"),
+        ("samples.png", "mine"),
+        ("bound.png", "mine"),
+        ("model_index.json", "{}"),
+    ],
+)
+def test_figures_replace_no_file_of_others(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"holds {name} that no evaluation wrote: choose another"):
+        require_own_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"likelihood": {}}', '{"num_floor": 3}', '{"num_fl'])
+def test_figures_replace_earlier_ones(tmp_path, content):
+    require_own_folder(tmp_path / "new")
+    for name in ("results.json", "samples.png", "bound.png", "notes.txt"):
+        (tmp_path / name).write_text(content)
+    require_own_folder(tmp_path)

@@ -38,6 +38,13 @@ def parse(*argv):
     return parse_settings(Settings, "tool.py", "A tool.", argv)
 
 
+def test_what_a_command_line_gives_is_known_from_what_is_a_default():
+    parser = OneLineErrors("tool.py")
+    add_flags(parser, Settings)
+    assert parser.given(["--no_clip", "--count=3", "--count=3"]) == ["count", "clip"]
+    assert parser.given([]) == [] and vars(parser.parse_args([])) == vars(Settings())
+
+
 def refused(capsys, *argv):
     with pytest.raises(SystemExit) as stop:
         parse(*argv)

@@ -1,11 +1,13 @@
 """A finished run is checked, named and uploaded; the whole command is in tests/runs/test_push.py."""
 
+import shutil
+
 import pytest
 
 from common import untrained_pipeline
 from ddpm_from_scratch.hub.upload import PushError
 from ddpm_from_scratch.runtime.errors import ConfigError, UploadError
-from ddpm_from_scratch.sharing.publish import hub_errors, publish
+from ddpm_from_scratch.sharing.publish import hub_errors, plan, publish
 from loopback_hub import TOKEN
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -18,6 +20,35 @@ def test_a_pipeline_without_a_record_goes_with_a_plain_card(hub_here, tmp_path):
     files = hub_here.repositories["me/digits"].files()
     assert files[WEIGHTS] == (folder / WEIGHTS).read_bytes() and b"# digits" in files["README.md"]
     assert not (folder / "README.md").exists() and hub_here.repositories["me/digits"].private
+
+
+def test_a_dry_run_says_what_would_go_and_sends_nothing(hub_here, finished_run, tmp_path, monkeypatch):
+    """Without a token: names and sizes as they then are on the Hub, the card that they get, what stays."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    run = shutil.copytree(finished_run, tmp_path / "digits")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    said = plan(run, "me/digits")
+    assert hub_here.requests == [] and before == {path: path.read_bytes() for path in before}
+    assert "checkpoint-2" in said.split("stays here: ")[1].splitlines()[0] and "logs" in said
+    publish(run, "me/digits", token=TOKEN)
+    files = hub_here.repositories["me/digits"].files()
+    del files["results.json"]
+    for name, content in files.items():
+        assert f"{len(content):>15,} bytes  {name}\n" in said
+    assert files["README.md"].decode() in said and said.count(" bytes  ") == len(files) + 2
+
+
+def test_a_dry_run_finds_what_publishing_would_refuse(hub_here, tmp_path):
+    with pytest.raises(ConfigError, match="holds no pipeline"):
+        plan(tmp_path)
+    untrained_pipeline().save_pretrained(tmp_path / "x")
+    assert "made of the pipeline alone" in plan(tmp_path / "x") and "# x" in plan(tmp_path / "x")
+    (tmp_path / "x" / "README.md").write_text("my own card")
+    assert plan(tmp_path / "x").endswith("as it is in the folder:\n\nmy own card")
+    (tmp_path / "x" / WEIGHTS).write_bytes(b"")
+    with pytest.raises(ConfigError, match=WEIGHTS):
+        plan(tmp_path / "x")
+    assert hub_here.requests == []
 
 
 @pytest.mark.parametrize("variant", [None, "non_ema"])

@@ -43,6 +43,35 @@ def test_a_record_that_says_more_changes_nothing_before_it_is_written(run):
     assert 'from_pretrained("me/digits")' in card and "Measured before" in card and "| 1.2500 |" in card
 
 
+def test_a_card_that_a_person_changed_stays_and_that_is_said(run, capsys):
+    """Publishing, calibrating and evaluating write the record anew, and would lose it."""
+    (run / "README.md").write_text("my own words")
+    RunRecord.read(run).with_repository("me/digits").write()
+    assert (run / "README.md").read_text() == "my own words" and not RunRecord.wrote_card(run)
+    assert "README.md was written or changed by hand" in capsys.readouterr().err
+    assert RunRecord.read(run).results["repo_id"] == "me/digits"
+    (run / "README.md").unlink()
+    RunRecord.read(run).write()
+    assert 'from_pretrained("me/digits")' in (run / "README.md").read_text() and RunRecord.wrote_card(run)
+
+
+def test_a_record_of_before_cards_were_marked_is_written_as_ever(run):
+    results = json.loads((run / "results.json").read_text())
+    del results["card_sha256"]
+    (run / "results.json").write_text(json.dumps(results))
+    RunRecord.read(run).with_repository("me/digits").write()
+    assert 'from_pretrained("me/digits")' in (run / "README.md").read_text()
+
+
+def test_later_figures_take_the_place_of_earlier_ones(run):
+    record = RunRecord.read(run)
+    figures = record.results["evaluation"] | {"sliced_w2": 0.125, "sliced_w2_floor": 0.0625}
+    record.with_calibration().with_evaluation(figures).write()
+    card = (run / "README.md").read_text()
+    assert "| 0.1250 | 0.0625 |" in card and "Measured before" not in card
+    assert RunRecord.read(run).with_evaluation({}).has_figures is False
+
+
 def test_a_run_without_figures_has_none_from_before_its_calibration(run):
     record = RunRecord.read(run)
     record = RunRecord(run, record.results | {"evaluation": {}})

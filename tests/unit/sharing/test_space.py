@@ -9,6 +9,8 @@ from common import untrained_pipeline
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler
 from ddpm_from_scratch.runtime.errors import ConfigError
 from ddpm_from_scratch.sharing.space import WEIGHTS, chain_steps, make_space
+from loopback_hub import TOKEN
+from make_space import main as make_space_command
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
@@ -39,6 +41,46 @@ def test_a_page_of_a_folder_has_the_weights_beside_it(tmp_path):
     assert (tmp_path / "page" / WEIGHTS).read_bytes() == (tmp_path / "model" / WEIGHTS).read_bytes()
     assert settings["weights_url"] == WEIGHTS and len(settings["steps"]) == 4
     assert settings["sample_shape"] == [1, 8, 8] and str(tmp_path) not in json.dumps(settings)
+
+
+@pytest.mark.parametrize("name", ["README.md", "index.html", "settings.json"])
+def test_a_page_replaces_no_file_of_others(tmp_path, name):
+    untrained_pipeline().save_pretrained(tmp_path / "model")
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / name).write_text("[1]")
+    (tmp_path / "page" / "photo.png").write_text("mine")
+    with pytest.raises(ConfigError, match=f"holds {name} of something else"):
+        make_space(str(tmp_path / "model"), tmp_path / "page", 4, None, None)
+    assert (tmp_path / "page" / name).read_text() == "[1]"
+    (tmp_path / "page" / name).unlink()
+    for _ in range(2):  # a page takes the place of a page
+        make_space(str(tmp_path / "model"), tmp_path / "page", 4, None, None)
+    assert (tmp_path / "page" / "photo.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--space_id=me/page"], ["--space_id=me/page", "--output_dir=kept"], []]
+)
+def test_a_folder_is_left_only_if_it_is_asked_for(tmp_path, hub_here, monkeypatch, capsys, arguments):
+    untrained_pipeline().save_pretrained(tmp_path / "model")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert make_space_command(["../model", f"--token={TOKEN}", *arguments]) == 0
+    left = {"--space_id=me/page": [], "--output_dir=kept": ["kept"]}.get(
+        (arguments or [""])[-1], ["model-space"]
+    )
+    assert [path.name for path in (tmp_path / "here").iterdir()] == left
+    said = capsys.readouterr().out
+    assert ("pushed to" in said) == bool(arguments) and ("saved to" in said) == bool(left)
+
+
+def test_what_does_nothing_for_a_page_is_said_or_refused(tmp_path, capsys, monkeypatch):
+    untrained_pipeline().save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    assert make_space_command(["model", "--private"]) == 0
+    assert "--private is given, but only --space_id uses it" in capsys.readouterr().err
+    assert make_space_command(["model", "--revision=main"]) == 2
+    assert "'model' is a folder, which has none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,9 @@ def test_a_checkpoint_takes_the_place_of_none_that_others_wrote(tmp_path, capsys
 
 def test_what_another_program_wrote_is_named_with_what_can_be_used_of_it(tmp_path, capsys):
     theirs = diffusers_checkpoint(tmp_path / "checkpoint-500")
-    with pytest.raises(CheckpointError, match=r"diffusers' own script.*--init_from \S+checkpoint-500/unet_ema"):
+    with pytest.raises(
+        CheckpointError, match=r"diffusers' own script.*--init_from \S+checkpoint-500/unet_ema"
+    ):
         verify_checkpoint(theirs)
     with pytest.raises(CheckpointError, match="in another folder") as caught:
         find_checkpoint(tmp_path, "latest")

@@ -101,23 +101,6 @@ def test_presets_parse(path):
     assert parse_config([f"--config={path}"]).output_dir.startswith("runs/")
 
 
-def test_flags_of_the_stock_script_are_taken():
-    """The README command of diffusers' train_unconditional.py, with its data set, and its other flags."""
-    config = parse_config(
-        """--dataset_name=huggan/flowers-102-categories --resolution=64 --center_crop --random_flip
-        --output_dir=ddpm-ema-flowers-64 --train_batch_size=16 --num_epochs=100
-        --gradient_accumulation_steps=1 --use_ema --learning_rate=1e-4 --lr_warmup_steps=500
-        --mixed_precision=no --push_to_hub --cache_dir=x --eval_batch_size=4 --save_images_epochs=5
-        --save_model_epochs=5 --ema_max_decay=0.99 --ema_power=0.7 --ema_inv_gamma=2 --logger=tensorboard
-        --checkpointing_steps=9 --checkpoints_total_limit=2 --resume_from_checkpoint=latest --hub_private_repo
-        --hub_model_id=a/b --prediction_type=sample --ddpm_num_steps=500 --ddpm_num_inference_steps=100
-        --ddpm_beta_schedule=linear --local_rank=0 --dataset_config_name=c --adam_beta1=0.9 --adam_beta2=0.99
-        --adam_weight_decay=0 --adam_epsilon=1e-9 --dataloader_num_workers=2 --overwrite_output_dir
-        --lr_scheduler=constant --logging_dir=tb --hub_token=t""".split()
-    )
-    assert config.hub_private_repo and config.random_flip and config.ddpm_num_steps == 500
-
-
 def test_a_bare_no_in_yaml_is_a_precision(tmp_path):
     (tmp_path / "run.yaml").write_text("dataset_name: digits\nmixed_precision: no\n")
     assert parse_config([f"--config={tmp_path / 'run.yaml'}"]).mixed_precision == "no"
@@ -152,10 +135,11 @@ def test_a_tilde_is_the_home_folder_on_the_command_line_and_in_a_file(as_file, t
         "cache_dir": "~/cache",
         "resume_from_checkpoint": "~/runs/x/checkpoint-1",
         "model_config_name_or_path": "~/unet",
+        "evaluation_features": "~/dino",
     }
     (tmp_path / "run.yaml").write_text("".join(f"{name}: {value}\n" for name, value in given.items()))
     flags = [f"--{name}={value}" for name, value in given.items()]
-    config = parse_config([f"--config={tmp_path / 'run.yaml'}"] if as_file else flags)
+    config = parse_config(["--config=~/run.yaml"] if as_file else flags)
     for name, value in given.items():
         assert getattr(config, name) == value.replace("~", str(tmp_path))
     assert parse_config(["--dataset_name=~/photos"]).dataset_name == f"{tmp_path}/photos"
@@ -191,3 +175,114 @@ def test_a_size_in_a_file_that_is_none_is_one_line(tmp_path, written, capsys):
         parse_config(["--dataset_name=me/photos", f"--config={file}"])
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "resolution" in said and "must be" in said
+
+
+DIGITS = "dataset_name: digits\nmax_train_steps: 720\nloss_weighting: min_snr\nsnr_gamma: 3\n"
+
+
+def test_data_on_the_command_line_take_the_place_of_those_in_the_file(tmp_path, capsys):
+    """Nothing that names the old data stays, and what was replaced is said."""
+    file = tmp_path / "run.yaml"
+    file.write_text(DIGITS)
+    config = parse_config([f"--config={file}", "--train_data_dir=mine"])
+    assert (config.dataset_name, config.train_data_dir, config.max_train_steps) == (None, "mine", 720)
+    assert "--train_data_dir takes the place of dataset_name digits" in capsys.readouterr().err
+    file.write_text("train_data_dir: old\ndataset_split: test\n")
+    config = parse_config([f"--config={file}", "--dataset-name", "me/cats"])
+    assert (config.dataset_name, config.train_data_dir) == ("me/cats", None)
+    assert config.dataset_split == TrainingConfig(dataset_name="digits").dataset_split
+    file.write_text("dataset_name: me/old\ndataset_config_name: big\n")
+    config = parse_config(["--dataset_name=me/new", f"--config={file}"])
+    assert (config.dataset_name, config.dataset_config_name) == ("me/new", None)
+    config = parse_config(["--dataset_name=me/new", "--dataset_config_name=small", f"--config={file}"])
+    assert config.dataset_config_name == "small"
+    with pytest.raises(SystemExit):
+        parse_config([f"--config={file}", "--dataset_name=me/new", "--train_data_dir=mine"])
+    assert "got both" in capsys.readouterr().err
+
+
+def test_a_number_of_epochs_takes_the_place_of_a_number_of_updates_in_the_file(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(DIGITS)
+    config = parse_config([f"--config={tmp_path / 'run.yaml'}", "--num_epochs=5"])
+    assert (config.num_epochs, config.max_train_steps) == (5, None)
+    assert "takes the place of max_train_steps 720" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--snr_gamma=3", "--snr_gamma is given, but only --loss_weighting min_snr uses it."),
+        ("--vlb_weight=1", "only --variance_type learned_range uses it"),
+        ("--ema_power=1", "only --use_ema uses it"),
+        ("--ema_inv_gamma=10", "only --use_ema uses it"),
+        ("--ema_max_decay=0.99", "only --use_ema uses it"),
+        ("--muon_learning_rate=0.1", "only --optimizer muon uses it"),
+        ("--shuffle_buffer_size=10", "only --streaming uses it"),
+        ("--beta_end=0.1 --ddpm_beta_schedule=squaredcos_cap_v2", "only --ddpm_beta_schedule linear"),
+        ("--beta_start=0.1 --ddpm_beta_schedule=laplace", "only --ddpm_beta_schedule linear"),
+        ("--center_crop", "with --dataset_name digits it does nothing"),
+        ("--dataset_config_name=c", "with --dataset_name digits it does nothing"),
+        ("--image_column=img", "with --dataset_name digits it does nothing"),
+        ("--dataset_split=test", "with --dataset_name digits it does nothing"),
+        ("--random_flip --dataset_name=swiss_roll", "with --dataset_name swiss_roll it does nothing"),
+        ("--resolution=64 --dataset_name=spiral", "with --dataset_name spiral it does nothing"),
+        ("--hub_private_repo", "only --push_to_hub uses it"),
+        ("--hub_token=t", "only --push_to_hub uses it"),
+        ("--calibration_samples=9", "only --calibrate uses it"),
+        ("--evaluation_features=pixels", "only --evaluation_samples uses it"),
+        ("--lr_warmup_steps=5 --lr_scheduler=constant", "with --lr_scheduler constant it does nothing"),
+        ("--num_epochs=5 --max_train_steps=9", "with --max_train_steps 9 it does nothing"),
+        ("--overwrite_output_dir --resume_from_checkpoint=latest", "with --resume_from_checkpoint latest it"),
+        ("--snr_gamma=5.0", "only --loss_weighting min_snr"),
+        ("--local_rank=0", "has no effect: the launcher sets"),
+        ("--enable_xformers_memory_efficient_attention", "has no effect: PyTorch's own"),
+        ("--preserve_input_precision", "has no effect: pictures of 16 bits"),
+    ],
+)  # fmt: skip
+def test_what_is_given_and_does_nothing_is_said_in_one_line(flags, says, capsys):
+    parse_config([DATA, *flags.split()])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("train.py: warning: --") and says in said
+
+
+def test_what_is_in_a_file_and_does_nothing_is_said_too(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(DIGITS + "ema_power: 1.0\n")
+    parse_config([f"--config={tmp_path / 'run.yaml'}"])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "--ema_power is given, but only --use_ema uses it" in said
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["", "--snr_gamma=3 --loss_weighting=min_snr", "--ema_power=1 --use_ema", "--random_flip", "--seed=3",
+     "--beta_end=0.1", "--num_epochs=3", "--lr_warmup_steps=9", "--hub_model_id=a/b"],
+)  # fmt: skip
+def test_what_has_an_effect_is_not_talked_about(flags, capsys):
+    parse_config([DATA, *flags.split()])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "training" / "configs").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_presets_give_nothing_that_does_nothing(path, capsys):
+    parse_config([f"--config={path}"])
+    assert capsys.readouterr().err == ""
+
+
+def test_points_have_no_labels(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--dataset_name=spiral", "--label_column=label"])
+    assert "the points 'spiral' have no labels" in capsys.readouterr().err
+
+
+def test_every_setting_that_names_a_folder_or_a_file_is_marked_as_a_path():
+    """By its help: a new one that says folder or file is either a path or a name inside another folder."""
+    names = {item.name for item in dataclasses.fields(TrainingConfig) if item.metadata["is_path"]}
+    by_help = {
+        item.name
+        for item in dataclasses.fields(TrainingConfig)
+        if re.search(r"\b([Ff]olders?|[Ff]iles?|transformers vision model)\b", item.metadata["help"])
+    }
+    assert by_help - names <= {"logging_dir", "hub_model_id", "overwrite_output_dir", "dataset_split"}
+    assert names <= by_help

@@ -25,7 +25,9 @@ def write(folder, *names, content="theirs"):
 
 
 def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def earlier_run(folder):
@@ -55,13 +57,17 @@ def test_clearing_takes_a_run_and_leaves_what_is_not_of_it(tmp_path, capsys):
     clear_earlier_run(folder, config(folder))
     assert not list(folder.iterdir())
     earlier_run(folder)
-    theirs = ("notes.txt", "checkpoint-notes/a.txt", "samples/photo.png", "samples/step-1.png", "unet/mine.pt",
-              "logs/other/events.out.tfevents.1", "checkpoint-3/a.txt", "scheduler/my_scheduler.py")  # fmt: skip
+    theirs = (
+        "notes.txt", "checkpoint-notes/a.txt", "samples/photo.png", "samples/step-1.png", "unet/mine.pt",
+        "logs/other/events.out.tfevents.1", "checkpoint-3/a.txt", "scheduler/my_scheduler.py",
+    )  # fmt: skip
     write(folder, *theirs)
     clear_earlier_run(folder, config(folder))
     assert set(contents(folder)) == set(theirs)
     said = capsys.readouterr().err
-    assert "stays as it is" in said and all(f"{name}/" in said for name in ("samples", "unet", "checkpoint-3"))
+    assert "stays as it is" in said and all(
+        f"{name}/" in said for name in ("samples", "unet", "checkpoint-3")
+    )
 
 
 def test_a_card_that_a_person_changed_is_not_of_a_run(tmp_path):
@@ -94,7 +100,9 @@ def test_a_card_that_a_person_changed_is_not_of_a_run(tmp_path):
 def test_files_of_others_are_never_deleted_nor_advised_away(tmp_path, names, settings):
     folder = write(tmp_path / "run", *names)
     before = contents(folder)
-    with pytest.raises(ConfigError, match=f"{names[0].split('/')[0]}.*[Cc]hoose another --output_dir") as caught:
+    with pytest.raises(
+        ConfigError, match=f"{names[0].split('/')[0]}.*[Cc]hoose another --output_dir"
+    ) as caught:
         prepare_output_dir(config(folder, **settings))
     assert "--overwrite_output_dir" not in str(caught.value)
     clear_earlier_run(folder, config(folder))
@@ -116,9 +124,18 @@ def test_links_to_elsewhere_are_not_followed(tmp_path, name):
 
 @pytest.mark.parametrize(
     "names",
-    [("checkpoint-notes",), ("superseded-checkpoint-7/a.txt",), ("checkpoint-notes/a.txt",), ("samples/photo.png",), ("notes.txt", ".tmp-mine"),
-     ("logs/other/events.1",), ("README.md",), ("data/0.png", "my_config.yaml"), ("evaluation/results.json",)],
-)  # fmt: skip
+    [
+        ("checkpoint-notes",),
+        ("superseded-checkpoint-7/a.txt",),
+        ("checkpoint-notes/a.txt",),
+        ("samples/photo.png",),
+        ("notes.txt", ".tmp-mine"),
+        ("logs/other/events.1",),
+        ("README.md",),
+        ("data/0.png", "my_config.yaml"),
+        ("evaluation/results.json",),
+    ],
+)
 def test_a_folder_with_other_things_can_be_used_and_they_stay(tmp_path, names, capsys):
     folder = write(tmp_path / "run", *names)
     before = contents(folder)
@@ -131,7 +148,13 @@ def test_a_folder_with_other_things_can_be_used_and_they_stay(tmp_path, names, c
 
 def test_leftovers_of_a_killed_run_go_and_no_others(tmp_path):
     folder = earlier_run(tmp_path / "run")
-    write(folder, ".tmp-checkpoint-4/state.json", ".tmp-deleted-checkpoint-2/a", ".tmp-README.md", ".tmp-export/a")
+    write(
+        folder,
+        ".tmp-checkpoint-4/state.json",
+        ".tmp-deleted-checkpoint-2/a",
+        ".tmp-README.md",
+        ".tmp-export/a",
+    )
     write(folder, ".tmp-mine", ".tmp-checkpoint-notes/a")
     prepare_output_dir(config(folder, overwrite_output_dir=True))
     assert {path.name for path in folder.glob(".tmp-*")} == {".tmp-mine", ".tmp-checkpoint-notes"}
