@@ -1,4 +1,4 @@
-"""Every flag of diffusers' examples/unconditional_image_generation/train_unconditional.py is taken.
+"""Every flag of diffusers' script train_unconditional.py is taken.
 
 The list is from its source at commit 58eb52c of August 2026, as the source packages of releases have no
 examples: name, kind, default, a value to try, and the words that it may be.
