@@ -52,6 +52,10 @@ TimestepSampling = Literal["uniform", "stratified", "loss_aware"]
 LossWeighting = Literal["none", "min_snr"]
 LOSS_WEIGHTINGS: tuple[str, ...] = get_args(LossWeighting)
 
+# Weights of other code bases: their noise schedules, in their words, and which of two sets to take.
+ForeignSchedule = Literal["linear", "cosine"]
+ForeignWeights = Literal["average", "raw"]
+
 # What a pipeline returns images as, and how one is saved (see hub/layouts.py).
 OUTPUT_TYPES = ("pil", "np", "pt")
 LAYOUTS = ("portable", "remote-code")

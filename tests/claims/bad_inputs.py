@@ -565,7 +565,71 @@ SIZES = [
     *map(bad_sample_size, ([48], [48, 64, 3], "auto", "48x64", 0, -8, 8.0, True, [8, None], [], None)),
 ]
 
-BAD: list[Case] = [*SETTINGS, *CHAINS, *NOISING, *STEPS, *BATCH_STEPS, *PREVIOUS, *CONFIGS, *SIZES]
+
+def converted(_scheduler_class: type, content: Any, settings: dict[str, Any]) -> None:
+    """Convert a checkpoint with this content."""
+    from ddpm_from_scratch.conversion.converted import convert
+    from ddpm_from_scratch.conversion.settings import ConversionSettings
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "old.pt"
+        torch.save(content, path)
+        if content == "damaged":
+            path.write_bytes(b"PK" + bytes(50))
+        convert(str(path), f"{folder}/new", ConversionSettings(**settings))
+
+
+def bad_conversion(what: str, argument: str, got: str, content: Any, **settings: Any) -> Case:
+    """Return the case of a checkpoint of another code base that is no such thing, or not wholly."""
+    settings = {"image_size": 8} | settings
+    return Case(
+        f"conversion: {what}",
+        partial(converted, content=content, settings=settings),
+        argument,
+        got,
+        stock=False,
+    )
+
+
+# The names by which these layouts are known, with tensors of no use.
+OPENAI = {
+    "input_blocks.0.0.weight": torch.ones(32, 3, 3, 3),
+    "output_blocks.0.0.in_layers.0.weight": torch.ones(32),
+    "out.2.weight": torch.ones(3, 32, 3, 3),
+}
+SIX = {"input_blocks.0.0.weight": torch.ones(32, 6, 3, 3), "out.2.weight": torch.ones(6, 32, 3, 3)}
+LUCIDRAINS = {"init_conv.weight": torch.ones(8, 1, 7, 7)}
+
+CONVERSIONS = [
+    bad_conversion("code in the pickle", "more than weights", "argparse", {"a": argparse.Namespace()}),
+    bad_conversion("a damaged file", "is damaged", "old.pt", "damaged"),
+    bad_conversion("a list", "state dict", "list", [1, 2]),
+    bad_conversion("nothing", "state dict", "dict", {}),
+    bad_conversion("an optimizer", "weights", "optimizer", {"state": {}, "param_groups": []}),
+    bad_conversion("a number among tensors", "tensors only", "int", OPENAI | {"epoch": 3}),
+    bad_conversion("not finite", "finite", "'a'", OPENAI | {"a": torch.tensor(NAN)}),
+    bad_conversion("integers", "floating", "int64", OPENAI | {"a": torch.tensor(1)}),
+    bad_conversion("names of others", "names of", "'a.b'", {"a.b": torch.ones(2)}),
+    bad_conversion("names of diffusers", "folder", "diffusers", {"conv_in.weight": torch.ones(2)}),
+    bad_conversion("a classifier", "output_blocks", "classifier", {"input_blocks.0.0.weight": torch.ones(2)}),
+    bad_conversion("an upsampler", "upsampler", "6 channels", OPENAI | SIX),
+    bad_conversion("blocks are missing", "input_blocks", "1 ", OPENAI),
+    bad_conversion("one set of weights", "weights", "raw", OPENAI, weights="raw"),
+    bad_conversion("lucidrains, the network alone", "process", "betas", LUCIDRAINS),
+    bad_conversion("lucidrains, OpenAI's flag", "num_heads", "4", LUCIDRAINS, num_heads=4),
+]
+
+BAD: list[Case] = [
+    *SETTINGS,
+    *CHAINS,
+    *NOISING,
+    *STEPS,
+    *BATCH_STEPS,
+    *PREVIOUS,
+    *CONFIGS,
+    *SIZES,
+    *CONVERSIONS,
+]
 
 
 # Right inputs, and the float64 reference.

@@ -19,7 +19,7 @@ WINGS = (
     ("networks",),
     ("hub",),
     ("density", "pipeline_ddpm_from_scratch"),
-    ("learning", "data"),
+    ("learning", "data", "conversion"),
     ("evaluation",),
     ("sharing",),
     ("training",),

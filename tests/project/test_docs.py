@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +10,16 @@ import yaml
 from PIL import Image
 
 import calibrate
+import convert
 import docs_images
 import make_flags
 from common import ROOT
+from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.data.datasets import load_digits
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
 from ddpm_from_scratch.training.config import parse_config
+from foreign_networks import LucidrainsNetwork, OpenAINetwork
+from tiny_cases import tiny
 
 TRAINING_PAGE = (ROOT / "docs" / "training.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TRAINING_PAGE, re.DOTALL)
@@ -100,3 +105,30 @@ def test_the_loop_of_ones_own_learns_the_swiss_roll():
     noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(0))
     assert sliced_wasserstein(made, data) < 0.5 * sliced_wasserstein(noise, data)
     assert names["averaged"].evaluations > 0
+
+
+def test_the_commands_of_the_conversion_page_convert_small_files_of_those_names(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "conversion.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    improved = OpenAINetwork(mults=(1, 2, 2), attention=(1, 2), heads=4, out=6)
+    guided = OpenAINetwork(
+        width=64, mults=(1, 2), attention=(1,), head_width=64, out=6, classes=3,
+        residual_resampling=True, new_order=True,
+    )  # fmt: skip
+    torch.save(improved.weights, "cifar10_uncond_50M_500K.pt")
+    torch.save(guided.weights, "64x64_diffusion.pt")
+    torch.save(LucidrainsNetwork(channels=3).file(), "results/model-100.pt")
+    network, scheduler = tiny("fixed_small")
+    DDPMFromScratchPipeline(unet=network, scheduler=scheduler).save_pretrained("user/old-pipeline")
+    weights = Path("user/old-pipeline/unet/diffusion_pytorch_model.safetensors")
+    torch.save(network.state_dict(), weights.with_suffix(".bin"))
+    weights.unlink()
+    lines = re.findall(r"^python training/convert.py (.*)$", page, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        assert convert.main(shlex.split(line)) == 0, line
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "docs/conversion.md", "exec"), names)
+    assert len(names["images"]) == 4 and names["pipe"].unet.config.time_embedding_type == "learned"

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch.networks.guided_unet import GuidedUNet2DModel
+from ddpm_from_scratch.networks.lucidrains_unet import LucidrainsUnet
 
 # What happens in one cell. DiffusionPipeline is what everyone has; ours needs no flag.
 CELL = """
@@ -48,6 +50,8 @@ MODELS = {
     },
     "points": {"unet": None, "layout": None, "call": {}},
     "swapped": {"unet": {}, "layout": None, "call": {}, "scheduler": "PNDMScheduler"},
+    "heads": {"unet": {"num_attention_heads": 4}, "layout": None, "call": {}},
+    "lucidrains": {"unet": None, "layout": None, "call": {}},
 }  # fmt: skip
 # Who saved: the package at first, then whoever loaded that.
 SAVED = [
@@ -55,6 +59,16 @@ SAVED = [
     for model in MODELS
     for saver in ("first", "package", "code file", *(["stock"] if model == "portable" else []))
 ]
+
+
+def network_of(model):
+    if model == "lucidrains":
+        return LucidrainsUnet(8, 1, 1, (8, 8), 8, (True,), (2,), (4,))
+    if model == "heads":
+        config = {name: value for name, value in model_config("tiny").items() if name != "_class_name"}
+        return GuidedUNet2DModel(**config, **MODELS[model]["unet"])
+    settings = MODELS[model]["unet"]
+    return build_model(model_config("points") if settings is None else model_config("tiny", **settings))
 
 
 class Shelf:
@@ -73,14 +87,13 @@ class Shelf:
     def first(self, model):
         kind = MODELS[model]
         torch.manual_seed(0)
-        config = model_config("points") if kind["unet"] is None else model_config("tiny", **kind["unet"])
         scheduler = DDPMFromScratchScheduler(
             beta_schedule="sigmoid_alpha_bar", clip_sample=kind["unet"] is not None
         )
         if "scheduler" in kind:
             scheduler = getattr(diffusers, kind["scheduler"]).from_config(scheduler.to_diffusers().config)
         classes = (3, {0: "cat", 1: "dog", 2: "fish"}) if model == "classes" else ()
-        pipeline = DDPMFromScratchPipeline(build_model(config), scheduler, *classes)
+        pipeline = DDPMFromScratchPipeline(network_of(model), scheduler, *classes)
         pipeline.set_progress_bar_config(disable=True)
         self.truth[model] = pipeline(
             batch_size=2, num_inference_steps=4, generator=torch.Generator().manual_seed(0),

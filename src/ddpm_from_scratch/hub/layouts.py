@@ -30,6 +30,8 @@ CODE_MODULES = {
     "DDPMFromScratchScheduler": "schedulers.scheduling_ddpm_from_scratch",
     "FewStepScheduler": "schedulers.scheduling_few_step",
     "PointDenoiser": "networks.models",
+    "GuidedUNet2DModel": "networks.guided_unet",
+    "LucidrainsUnet": "networks.lucidrains_unet",
 }
 # Schedulers that go into the portable layout as a stock DDPMScheduler.
 OWN_SCHEDULERS = ("DDPMFromScratchScheduler", "FewStepScheduler")

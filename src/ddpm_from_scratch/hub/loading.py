@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..networks.guided_unet import GuidedUNet2DModel
+from ..networks.lucidrains_unet import LucidrainsUnet
 from ..networks.models import PointDenoiser
 from ..schedulers.few_step_profile import HIDDEN_CALIBRATION
 from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
@@ -53,7 +55,7 @@ def load_components(
     folder = fetch(name_or_path, variant, subfolder, **where)
     components = {name: component for name, component in given.items() if component is not None}
     known: dict[str, dict[str, type]] = {
-        "unet": {"PointDenoiser": PointDenoiser},
+        "unet": {kind.__name__: kind for kind in (PointDenoiser, GuidedUNet2DModel, LucidrainsUnet)},
         "scheduler": dict.fromkeys(
             ("DDPMFromScratchScheduler", "FewStepScheduler", "DDPMScheduler"), DDPMFromScratchScheduler
         ),

@@ -33,6 +33,9 @@ from .requests import patiently
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
 COMPONENTS = ("unet", "scheduler")
 _WEIGHTS = "diffusion_pytorch_model"
+_CONVERT = (
+    " python training/convert.py FOLDER_OR_REPOSITORY NEW_FOLDER saves them as safetensors and runs none."
+)
 _FLOATING = ("F64", "F32", "F16", "BF16")
 _MAX_JSON_BYTES = 2**26
 _MAX_SAMPLE_NUMBERS = 2**28  # of one sample: an RGB image of 9,400 x 9,400
@@ -249,8 +252,8 @@ def _what_else(folder: Path) -> str:
     if variants:
         return f" Of the variants there is {', '.join(variants)}: pass variant=."
     if list(folder.glob("*.bin")):
-        return " There are weights as a pickle, which could run code: have them converted to safetensors."
-    return ""
+        return f" There are weights as a pickle, which could run code.{_CONVERT}"
+    return f" If a repository has them as .bin only, a pickle, it is not fetched.{_CONVERT}"
 
 
 def _read_tensors(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -27,6 +27,8 @@ PIPELINE_FILES = [
     "unet/diffusion_pytorch_model*.safetensors",
     "unet/diffusion_pytorch_model*.safetensors.index*.json",
     "unet/models.py",
+    "unet/guided_unet.py",
+    "unet/lucidrains_unet.py",
     "scheduler/scheduler_config.json",
     "scheduler/scheduling_ddpm_from_scratch.py",
     "scheduler/scheduling_few_step.py",

@@ -106,6 +106,10 @@ SPOILED = {
     "empty": ("tiny", write(WEIGHTS, b""), WEIGHTS, "damaged"),
     "a header of 2**60 bytes": ("tiny", write(WEIGHTS, b"\0" * 7 + b"\x10{}"), WEIGHTS, "damaged"),
     "gone": ("tiny", lambda folder: (folder / WEIGHTS).unlink(), WEIGHTS, "is missing"),
+    "a pickle only": (
+        "tiny", lambda folder: (folder / WEIGHTS).rename((folder / WEIGHTS).with_suffix(".bin")), WEIGHTS,
+        "pickle, which could run code. python training/convert.py",
+    ),
     "tensor missing": ("tiny", tensors(lambda s: s.pop("conv_in.bias")), WEIGHTS, "lacks 'conv_in.bias'"),
     "tensor more": ("tiny", tensors(lambda s: s.update(more=torch.ones(2))), WEIGHTS, "has 'more'"),
     "nan": ("tiny", tensors(set_first(float("nan"))), WEIGHTS, "'conv_in.weight' with numbers that are not"),

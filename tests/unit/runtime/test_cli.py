@@ -172,6 +172,10 @@ evaluate src --dataset_name=digits --reference_split=test
 calibrate --help
 calibrate x --dataset_nam=digits
 calibrate x --dataset_name=digits
+convert --help
+convert x
+convert x y --image_size=0
+convert x y --noise_schedule=sigmoid
 publish --help
 publish
 publish x --repo=y
