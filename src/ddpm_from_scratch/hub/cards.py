@@ -20,6 +20,7 @@ def model_card(
     license: str = "apache-2.0",
     pipeline_tag: str | None = "unconditional-image-generation",
     tags: Sequence[str] = (),
+    base_model: str | None = None,
     **values: Any,
 ) -> ModelCard:
     """Return a model card: the Hub's metadata and a template filled with `values`.
@@ -33,6 +34,7 @@ def model_card(
         license: identifier of the model's licence, as the Hub spells it.
         pipeline_tag: the task, as the Hub spells it; None for data that are no images.
         tags: further tags.
+        base_model: id on the Hub of what it was fine-tuned from, if it has one.
         values: everything else that the template asks for.
     """
     results = [
@@ -51,6 +53,7 @@ def model_card(
         library_name="diffusers",
         pipeline_tag=pipeline_tag,
         tags=["diffusion", "ddpm", *tags],
+        base_model=base_model,
         datasets=[dataset_id] if dataset_id else None,
         model_name=model_name,
         eval_results=results or None,

@@ -24,6 +24,8 @@ Settings = TypeVar("Settings")
 
 # What may differ when a run is resumed.
 FREE, ALLOWED, FIXED = "free", "with --allow_recipe_change", "never"
+# Attribute of parsed settings: the names of those that the command line or its file gave.
+GIVEN = "given"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +303,7 @@ def parse_settings(
     """Return the dataclass of a command line; print one line and exit with status 2 if it cannot be used.
 
     `--config` names a YAML file with any of the settings; flags win over it. What is given and has no effect
-    is said.
+    is said. The names of all that is given are the attribute `GIVEN`.
 
     Args:
         settings: a dataclass whose fields are made by `flag`.
@@ -326,5 +328,7 @@ def parse_settings(
         made = settings(**{name: value for name, value in found.items() if name != "config"})
     except ConfigError as error:
         parser.error(str(error))
-    say_unused(prog, parser.given(given), found, rules_of(settings))
+    names = parser.given(given)
+    say_unused(prog, names, found, rules_of(settings))
+    vars(made)[GIVEN] = frozenset(names) - {"config"}
     return made

@@ -144,6 +144,7 @@ class RunRecord:
             dataset=data["name"],
             dataset_id=data["hub_id"],
             license=config["license"],
+            base_model=(results.get("started_from") or {}).get("hub_id"),
             pipeline_tag="unconditional-image-generation" if is_image else None,
             metrics=metrics | _likelihood_metrics(likelihood),
             likelihood=likelihood,

@@ -148,11 +148,11 @@ def _digest_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def verify_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a checkpoint after checking it and every file that it lists.
+def verify_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint after checking it alone.
 
     Raises:
-        CheckpointError: a missing or changed file, named, or a folder of another program.
+        CheckpointError: it is missing or was changed, or the folder is of another program.
     """
     if is_foreign(folder):
         raise CheckpointError(f"{what_foreign_is(folder)}.")
@@ -169,6 +169,16 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
             f"checkpoint {str(folder)!r} has format {manifest['format']}, but this version reads {_FORMAT}; "
             "resume it with the version that wrote it."
         )
+    return manifest
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint after checking it and every file that it lists.
+
+    Raises:
+        CheckpointError: a missing or changed file, named, or a folder of another program.
+    """
+    manifest = verify_manifest(folder)
     for name, expected in manifest["files"].items():
         file = folder / name
         if not file.is_file():
@@ -244,6 +254,27 @@ def candidate_checkpoints(output_dir: Path, wanted: str) -> list[Path]:
         f"--resume_from_checkpoint is {wanted!r}, but there is no such folder; give a checkpoint folder or "
         "'latest'."
     )
+
+
+def manifest_to_resume(output_dir: Path, wanted: str | None) -> dict[str, Any] | None:
+    """Return what a manifest says of the run that is to go on, its files not looked at; None if none is.
+
+    All checkpoints of a run say the same of it, so a damaged one is no matter here.
+
+    Args:
+        output_dir: where checkpoints live.
+        wanted: as in `candidate_checkpoints`; None for a run that starts anew.
+
+    Raises:
+        CheckpointError: the named one does not exist, or all are damaged.
+    """
+    for folder in candidate_checkpoints(output_dir, wanted) if wanted else ():
+        try:
+            return verify_manifest(folder)
+        except CheckpointError:
+            continue
+    found = find_checkpoint(output_dir, wanted) if wanted else None
+    return None if found is None else found[1]
 
 
 def find_checkpoint(output_dir: Path, wanted: str) -> tuple[Path, dict[str, Any]] | None:

@@ -5,13 +5,13 @@ Flags keep the names of diffusers' train_unconditional.py where they mean the sa
 data/settings.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..data.settings import DataConfig
-from ..runtime.cli import ALLOWED, FREE, flag, parse_settings
+from ..runtime.cli import ALLOWED, FREE, GIVEN, flag, parse_settings
 from ..runtime.errors import ConfigError
 from ..runtime.unused import Only
 from ..words import (
@@ -42,6 +42,17 @@ class TrainingConfig(DataConfig):
         None,
         "A named configuration, a JSON file, a folder or a Hub id; chosen by resolution if not given.",
         is_path=True,
+    )
+
+    # what it starts from
+    init_from: str | None = flag(
+        None,
+        "Trained weights to start from: a pipeline's folder, its unet folder or a Hub id. Network and "
+        "process are then theirs.",
+        is_path=True,
+    )
+    init_variant: str | None = flag(
+        None, "Which of these weights: raw for those beside averaged ones, or a variant such as fp16."
     )
 
     # diffusion
@@ -311,12 +322,11 @@ class TrainingConfig(DataConfig):
                 f"--guidance_scale is {self.guidance_scale}, but needs a network that was trained with "
                 "--label_dropout."
             )
-        steps = self.ddpm_num_inference_steps
-        if steps is not None and steps > self.ddpm_num_steps:
-            raise ConfigError(
-                f"--ddpm_num_inference_steps is {steps}, but must be at most --ddpm_num_steps, which is "
-                f"{self.ddpm_num_steps}."
-            )
+        if self.init_variant is not None and self.init_from is None:
+            raise ConfigError("--init_variant applies to --init_from only.")
+        self._check_start_survives()
+        if self.init_from is None:
+            self.check_process()  # else when what is not given is known
         if self.streaming and self.max_train_steps is None:
             raise ConfigError("--streaming needs --max_train_steps: the length of a stream is not known.")
         if self.allow_recipe_change and not self.resume_from_checkpoint:
@@ -331,11 +341,6 @@ class TrainingConfig(DataConfig):
             raise ConfigError(
                 f"--evaluation_samples is {self.evaluation_samples}, but must be 0 or at least 4."
             )
-        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
-            raise ConfigError(
-                "--rescale_betas_zero_snr leaves no signal at T, where epsilon says nothing about x_0: use "
-                "--prediction_type v_prediction or sample with it."
-            )
         if (
             self.logging_dir in _TAKEN_NAMES
             or self.logging_dir != Path(self.logging_dir).name
@@ -348,11 +353,42 @@ class TrainingConfig(DataConfig):
         if self.hub_push_exports != "no" and not self.push_to_hub:
             raise ConfigError("--hub_push_exports applies to --push_to_hub only.")
 
+    def check_process(self) -> None:
+        """Raise ConfigError for settings of the process that do not go together."""
+        steps = self.ddpm_num_inference_steps
+        if steps is not None and steps > self.ddpm_num_steps:
+            raise ConfigError(
+                f"--ddpm_num_inference_steps is {steps}, but must be at most --ddpm_num_steps, which is "
+                f"{self.ddpm_num_steps}."
+            )
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise ConfigError(
+                "--rescale_betas_zero_snr leaves no signal at T, where epsilon says nothing about x_0: use "
+                "--prediction_type v_prediction or sample with it."
+            )
+
+    def _check_start_survives(self) -> None:
+        """Raise ConfigError if --overwrite_output_dir would delete the weights to start from."""
+        if self.init_from is None or not self.overwrite_output_dir or not Path(self.init_from).exists():
+            return
+        source, output = Path(self.init_from).resolve(), Path(self.output_dir).resolve()
+        if source == output or output in source.parents:
+            raise ConfigError(
+                f"--init_from is {self.init_from!r}, which --overwrite_output_dir would delete: give another "
+                "--output_dir."
+            )
+
+    def is_given(self, name: str) -> bool:
+        """Return whether a command line or its file gave a setting; else, whether it is not the default."""
+        given: Collection[str] | None = vars(self).get(GIVEN)
+        return getattr(self, name) != _DEFAULTS[name] if given is None else name in given
+
     def recipe(self) -> dict[str, Any]:
         """Return the settings that decide the weights: all that a resumed run may not change freely."""
         return {name: getattr(self, name) for name, rule in ON_RESUME.items() if rule != FREE}
 
 
+_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(TrainingConfig)}
 # Setting -> what a resumed run may do with it.
 ON_RESUME: dict[str, str] = {item.name: item.metadata["on_resume"] for item in fields(TrainingConfig)}
 

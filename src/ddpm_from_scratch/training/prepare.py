@@ -17,8 +17,10 @@ from ..networks.models import MODEL_CONFIGS, load_model_config, model_config
 from ..runtime.errors import ConfigError
 from ..runtime.privacy import without_folders
 from ..sharing.publish import hub_errors
+from ..words import BUILT_IN_DATASETS
 from .config import TrainingConfig
 from .output_folder import TRACKER
+from .start import check_agreement, check_fit, find_start, follow_process, warn_of_fresh_weights
 from .updates.sharding import check_launch, refuse_deepspeed
 
 # A process that waits longer than this for another one takes it for dead.
@@ -28,9 +30,17 @@ PROCESS_TIMEOUT = timedelta(minutes=10)
 def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], TrainingData]:
     """Return the network's configuration and the data, made to agree on size, channels and classes.
 
+    With --init_from the network is that of the weights, and what `config` says of the process becomes
+    theirs where it was not given.
+
     Raises:
         ConfigError: they cannot agree.
     """
+    start = find_start(config)
+    if start is not None:
+        follow_process(config, start)
+    else:
+        warn_of_fresh_weights(config)
     chosen, named = config.model_config_name_or_path, config.model_config_name_or_path in MODEL_CONFIGS
     given: dict[str, Any] = {}
     if chosen is not None:
@@ -38,25 +48,31 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
             given = load_model_config(chosen, cache_dir=config.cache_dir)
         except ValueError as error:
             raise ConfigError(f"--model_config_name_or_path: {error}") from error
-    resolution = config.resolution or given.get("sample_size")
-    channels = config.channels or (None if named else given.get("in_channels"))
+    flag = "--model_config_name_or_path"
+    if start is not None:
+        check_agreement(config, start, given)
+        flag, chosen, given, named = "--init_from", start.name, start.network, False
+    is_built_in = start is not None and config.dataset_name in BUILT_IN_DATASETS  # which have their own
+    resolution = config.resolution or (None if is_built_in else given.get("sample_size"))
+    channels = config.channels or (None if named or is_built_in else given.get("in_channels"))
     data = load_training_data(config, resolution, channels)
     if len(data.sample_shape) == 1:
         if config.variance_type == "learned_range":
             raise ConfigError("--variance_type is 'learned_range', which needs images; the data are points.")
         network = given or model_config("points")
         if network.get("_class_name") != "PointDenoiser":
-            raise ConfigError(
-                f"--model_config_name_or_path is {chosen!r}, an image network, but the data are points."
-            )
-        return network | {"sample_shape": data.sample_shape}, data
+            raise ConfigError(f"{flag} is {chosen!r}, an image network, but the data are points.")
+        network = network | {"sample_shape": data.sample_shape}
+        if start is not None:
+            check_fit(config, start, network)
+        return network, data
     channels, height, width = data.sample_shape
     outputs = channels * (2 if config.variance_type == "learned_range" else 1)
     if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise ConfigError(f"--model_config_name_or_path is {chosen!r}, but images need a UNet2DModel.")
+        raise ConfigError(f"{flag} is {chosen!r}, but images need a UNet2DModel.")
     if chosen is None or named:
         given = model_config(chosen or _network_for(height, width), channels=channels, out_channels=outputs)
-    elif (given.get("in_channels", 3), given.get("out_channels", 3)) != (channels, outputs):
+    elif start is None and (given.get("in_channels", 3), given.get("out_channels", 3)) != (channels, outputs):
         raise ConfigError(
             f"--model_config_name_or_path {chosen!r} has {given.get('in_channels', 3)} input and "
             f"{given.get('out_channels', 3)} output channels, but the data and --variance_type "
@@ -66,6 +82,14 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
     classes = data.num_classes
     if classes is not None and config.label_dropout:
         classes += 1  # the last one means "no label"
+    if start is not None:
+        fitted = {
+            "sample_size": as_sample_size(height, width),
+            "in_channels": channels,
+            "out_channels": outputs,
+        }
+        given = given | fitted | {"num_class_embeds": classes}
+        check_fit(config, start, given)
     if given.get("num_class_embeds") not in (None, classes):
         raise ConfigError(
             f"--model_config_name_or_path {chosen!r} has {given['num_class_embeds']} classes, but the data "

@@ -12,6 +12,7 @@ from .. import __version__
 from ..runtime.cli import ALLOWED, FIXED
 from ..runtime.errors import ConfigError
 from .config import ON_RESUME, TrainingConfig
+from .start import Start
 
 VERSIONS = {
     "ddpm-from-scratch": __version__,
@@ -29,7 +30,11 @@ _CIRCUMSTANCES = (
 
 
 def about_run(
-    config: TrainingConfig, network: dict[str, Any], num_samples: int | None, accelerator: Accelerator
+    config: TrainingConfig,
+    network: dict[str, Any],
+    num_samples: int | None,
+    accelerator: Accelerator,
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """Return what the manifest of a checkpoint says of its run.
 
@@ -38,14 +43,16 @@ def about_run(
         network: configuration of the network.
         num_samples: samples of one epoch; None for a stream.
         accelerator: processes and precision.
+        start: the trained weights that it started from, if it did.
     """
-    return {
+    about = {
         "recipe": config.recipe() | {"mixed_precision": accelerator.mixed_precision},
         "network": json.loads(json.dumps(network)),
         "num_samples": num_samples,
         "num_processes": accelerator.num_processes,
         "versions": VERSIONS,
     }
+    return about if start is None else about | {"start": start.record()}
 
 
 def changes_since(earlier: dict[str, Any], now: dict[str, Any], checkpoint: str, allow: bool) -> str | None:

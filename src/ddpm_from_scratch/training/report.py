@@ -1,6 +1,7 @@
 """What a person wants at the end of a run: loss curve, figures, model card."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ def write_report(trainer: Trainer, evaluation: dict[str, Any], repo_id: str) -> 
             "hub_id": _hub_dataset_id(config),
             "sample_shape": list(data.sample_shape),
         },
+        "started_from": None if trainer.start is None else trainer.start.about(),
         "evaluation": evaluation,
-        "config": {name: without_folders(value) for name, value in vars(config).items()}
+        "config": {name: without_folders(value) for name, value in asdict(config).items()}
         | {"hub_token": None},
         "command": _command(),
         "versions": VERSIONS,

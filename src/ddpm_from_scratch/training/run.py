@@ -17,6 +17,7 @@ from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
 from ..schedulers.scheduling_few_step import FewStepScheduler
 from .config import TrainingConfig
 from .recipe import about_run
+from .start import find_start
 from .state import RunState
 
 # Fewer points do not show the shape that they come from.
@@ -55,7 +56,9 @@ class Run:
             variance_type=config.variance_type,
             clip_sample=config.clip_sample,
         )
-        self.state = RunState(config, network, data, accelerator)
+        self.start = find_start(config)
+        weights = None if self.start is None else self.start.weights(network, bool(config.label_dropout))
+        self.state = RunState(config, network, data, accelerator, weights)
         # Of the sampler; none yet, which is meant, so that nothing is said about it.
         self.calibration: dict[str, Any] = {}
         self.null_label = data.num_classes if config.label_dropout else None
@@ -85,7 +88,8 @@ class Run:
             self.state.save(self.output_dir, self._about(), self.config.checkpoints_total_limit)
 
     def _about(self) -> dict[str, Any]:
-        return about_run(self.config, self.network_config, self.data.num_samples, self.accelerator)
+        about = self.config, self.network_config, self.data.num_samples, self.accelerator, self.start
+        return about_run(*about)
 
     def pipeline(self) -> DDPMFromScratchPipeline:
         """Return a pipeline of its own with the averaged weights; it samples by few steps."""

@@ -25,7 +25,7 @@ from .updates.updater import make_updater
 
 
 class RunState:
-    """The state of a run after some update, fresh weights to begin with.
+    """The state of a run after some update, at first that of its weights to begin with.
 
     Its counters: `update`, updates done; `samples_seen`; `nonfinite_updates`, updates skipped, and
     `nonfinite_in_row` of them without one between that was applied; `train_seconds` until `began`;
@@ -36,6 +36,7 @@ class RunState:
         network: configuration of the network.
         data: to train on; which of its images cannot be read is part of the state.
         accelerator: devices, processes and precision.
+        weights: trained ones to start from; fresh if not given.
     """
 
     def __init__(
@@ -44,10 +45,14 @@ class RunState:
         network: dict[str, Any],
         data: TrainingData,
         accelerator: Accelerator,
+        weights: sharding.State | None = None,
     ):
         self.network_config, self.bad_images, self.accelerator = network, data.bad_images, accelerator
         set_seed(stream_seed(config.seed, "model") % 2**32)
-        self.network: ModelMixin = build_model(network).to(accelerator.device)
+        self.network: ModelMixin = build_model(network)
+        if weights is not None:
+            self.network.load_state_dict(weights)
+        self.network.to(accelerator.device)
         if accelerator.device.type == "cpu":
             cpu.keep_large_allocations()
             if accelerator.mixed_precision == "bf16" and math.prod(data.sample_shape[1:]) <= 32 * 32:

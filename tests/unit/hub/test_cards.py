@@ -88,3 +88,11 @@ def test_the_metrics_of_a_card_are_what_the_hub_reads(tmp_path):
         0.25,
     )
     assert str(card).rstrip().endswith("# x: small") and card.data.library_name == "diffusers"
+
+
+def test_a_card_names_what_it_was_fine_tuned_from(tmp_path):
+    template = tmp_path / "card.md"
+    template.write_text("---\n{{ card_data }}\n---\n")
+    card = model_card(template, model_name="x", dataset="digits", base_model="me/first")
+    assert card.data.base_model == "me/first" and "base_model: me/first" in str(card)
+    assert "base_model" not in str(model_card(template, model_name="x", dataset="digits"))

@@ -10,6 +10,7 @@ import pytest
 from common import ROOT
 from ddpm_from_scratch.runtime.cli import (
     ALLOWED,
+    GIVEN,
     Bounds,
     OneLineErrors,
     add_flags,
@@ -126,6 +127,13 @@ def test_a_file_has_the_same_names_and_a_flag_wins(tmp_path, capsys):
     assert parse("--config", str(file), "--count=6") == Settings(6, None, True, False, "no")
     file.write_text("cuont: 5\n")
     assert "unknown setting 'cuont'; did you mean 'count'?" in refused(capsys, f"--config={file}")
+
+
+def test_it_is_known_which_settings_were_given(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("count: 3\n")
+    made = parse("--config", str(file), "--share=0.25", "--no_clip")
+    assert vars(made)[GIVEN] == {"count", "share", "clip"} and made == Settings(share=0.25, clip=False)
 
 
 def test_help_names_what_may_be_given(capsys):

@@ -11,6 +11,7 @@ from ddpm_from_scratch.training.checkpoint import (
     CheckpointError,
     find_checkpoint,
     load_checkpoint,
+    manifest_to_resume,
     save_checkpoint,
     set_aside_later,
     verify_checkpoint,
@@ -150,3 +151,15 @@ def test_what_another_program_wrote_is_named_with_what_can_be_used_of_it(tmp_pat
     save(tmp_path, 4)
     assert find_checkpoint(tmp_path, "latest")[1]["step"] == 4
     assert "passing over checkpoint-500" in capsys.readouterr().err
+
+
+def test_what_a_run_that_goes_on_was_is_known_without_its_files(saved, tmp_path):
+    folder, _ = saved
+    (folder / "model.safetensors").unlink()
+    for wanted in ("latest", "checkpoint-7", str(folder)):
+        assert manifest_to_resume(tmp_path, wanted)["recipe"] == {"seed": 3}
+    assert manifest_to_resume(tmp_path, None) is None
+    assert manifest_to_resume(tmp_path / "elsewhere", "latest") is None
+    (folder / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="no undamaged checkpoint"):
+        manifest_to_resume(tmp_path, "latest")

@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -117,8 +116,10 @@ def test_every_flag_has_help():
 
 def test_presets_are_those_the_readme_names():
     names = {path.stem for path in (ROOT / "training" / "configs").glob("*.yaml")}
-    assert names == {"digits", "cifar10", "image_folder_32_cpu", "image_folder_64", "swiss_roll"}
-    assert all(f"training/configs/{name}.yaml" in Path(ROOT / "README.md").read_text() for name in names)
+    others = {"digits", "cifar10", "image_folder_32_cpu", "image_folder_64", "swiss_roll"}
+    assert names == others | {"fine_tune"}
+    assert all(f"training/configs/{name}.yaml" in (ROOT / "README.md").read_text() for name in others)
+    assert "training/configs/fine_tune.yaml" in (ROOT / "docs" / "fine_tuning.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["digits", "me/digits", "mnist"])
