@@ -35,7 +35,7 @@ def digest(folder, name=WEIGHTS):
 
 
 def test_a_run_goes_on_from_the_averaged_weights_and_the_card_says_so(tiny_run, tmp_path):
-    done = fine_tune(tiny_run, tmp_path / "tuned", "--learning_rate=1e-12")
+    done = fine_tune(tiny_run, tmp_path / "tuned", "--learning_rate=1e-12", "--optimizer=adamw")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"starting from the default weights of {tiny_run}" in done.stdout
     source, tuned = (

@@ -98,3 +98,14 @@ def test_results_stay_as_they_were_if_no_card_can_be_written(run):
     with pytest.raises(KeyError):
         RunRecord(run, record.results | {"data": {}}).write()
     assert files(run) == before
+
+
+def test_the_card_names_what_was_fine_tuned_and_its_id_if_it_has_one(run):
+    record = RunRecord.read(run)
+    assert record.results["started_from"] is None and "fine-tuned" not in (run / "README.md").read_text()
+    for hub_id in ("me/first", None):
+        started_from = {"name": hub_id or "first", "hub_id": hub_id}
+        RunRecord(run, record.results | {"started_from": started_from}).write()
+        card = (run / "README.md").read_text()
+        assert f"| fine-tuned from | {started_from['name']} |" in card
+        assert ("base_model: me/first" in card) is (hub_id is not None)
