@@ -272,7 +272,7 @@ def other_betas(folder):
         (without("unet"), {}, "neither unet/config.json nor config.json; give a pipeline's folder"),
         (cut, {}, "damaged or cut short"),
         (not_finite, {}, "not finite"),
-        (pickled, {}, "weights as a pickle, which could run code: have them converted"),
+        (pickled, {}, "weights as a pickle, which could run code"),
         (conditional, {}, "of a UNet2DConditionModel, but must be of one of UNet2DModel, PointDenoiser"),
         (latent, {}, "components scheduler, unet, vae, but only"),
         (flow, {}, "FlowMatchEulerDiscreteScheduler, which has no beta_schedule"),
