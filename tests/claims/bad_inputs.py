@@ -1,6 +1,7 @@
 """What bad and unusual inputs do: a clear error, an obscure one, or a silent wrong result.
 
-    python tests/claims/bad_inputs.py         counts for DDPMScheduler and DDPMFromScratchScheduler
+    python tests/claims/bad_inputs.py         counts for DDPMScheduler and DDPMFromScratchScheduler, and of
+                                              the folders of tests/claims/folder_shapes.py for train.py
     python tests/claims/bad_inputs.py --all   and one line for every case
 
 A bad input is answered "clear" if the scheduler's own code raises a ValueError, TypeError or
@@ -36,6 +37,7 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler
 
+import folder_shapes
 from ddpm_from_scratch import DDPMFromScratchScheduler
 from ddpm_from_scratch.data.settings import DataConfig
 from ddpm_from_scratch.networks.models import image_sides
@@ -1210,6 +1212,13 @@ def main() -> None:
                 for case, (kind, message) in zip(shown_cases, results, strict=True):
                     print(f"  {kind:8} {case.name}" + (f" -> {message.splitlines()[0]}" if message else ""))
             print()
+    for title, is_bad, kinds in (
+        ("bad folders, archives and lists", True, BAD_OUTCOMES),
+        ("right folders, archives and lists", False, RIGHT_OUTCOMES),
+    ):
+        shapes = [shape for shape in folder_shapes.SHAPES if (shape.used is None) == is_bad]
+        print(title)
+        print("\n".join(table({"train.py": [folder_shapes.verdict(shape) for shape in shapes]}, kinds)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ from tqdm.auto import tqdm
 from ..data.points import POINT_DATASETS
 from ..runtime.privacy import without_folders
 from .images import IMAGE_MODES, Augmentation, BadImages, DataError, Decoder
+from .labels import Labels, read_labels
+from .listing import Listing
 from .order import Batch, ImageStream, PositionDataset, load_batches, positions_of
+from .rows import load_rows, read_rows
 from .settings import DataConfig
 from .sizes import Resolution, as_setting, sides
 
@@ -37,6 +40,8 @@ class TrainingData:
         name: what the data are, in words.
         bad_images: the images that could not be read.
         levels: how many values a number of the data can have; None for continuous data.
+        class_names: names of the classes by label, or None without labels.
+        files: how many files are used, and how many are left out for each reason; None for other data.
     """
 
     dataset: PositionDataset | None
@@ -47,6 +52,8 @@ class TrainingData:
     name: str
     bad_images: BadImages = field(default_factory=lambda: BadImages(0))
     levels: int | None = 256
+    class_names: list[str] | None = None
+    files: dict[str, Any] | None = None
 
     @property
     def num_samples(self) -> int | None:
@@ -176,52 +183,15 @@ def _digits_data(config: DataConfig, resolution: Resolution | None, channels: in
         stream=None,
         sample_shape=(1, 8, 8),
         num_classes=10 if with_labels else None,
+        class_names=[str(digit) for digit in range(10)] if with_labels else None,
         held_out=held_out,
         name=DIGITS_NAME,
         levels=17,
     )
 
 
-def _load_rows(config: DataConfig) -> Any:
-    """Return the rows of an image folder or a data set, images not decoded."""
-    import datasets
-
-    options: dict[str, Any] = {"split": config.dataset_split, "cache_dir": config.cache_dir}
-    try:
-        if config.train_data_dir is not None:
-            folder = Path(config.train_data_dir)
-            if not folder.is_dir():
-                raise DataError(
-                    f"--train_data_dir is {config.train_data_dir!r}, but there is no such folder."
-                )
-            if not any(file.is_file() for file in folder.rglob("*")):
-                raise DataError(
-                    f"--train_data_dir is {config.train_data_dir!r}, but that folder holds no files."
-                )
-            return datasets.load_dataset(
-                "imagefolder", data_dir=str(folder), streaming=config.streaming, **options
-            )
-        assert config.dataset_name is not None  # DataConfig has checked it
-        if (Path(config.dataset_name) / "state.json").is_file():
-            rows = datasets.load_from_disk(config.dataset_name)
-            return rows.to_iterable_dataset() if config.streaming else rows
-        return datasets.load_dataset(
-            config.dataset_name, config.dataset_config_name, streaming=config.streaming, **options
-        )
-    except DataError:
-        raise
-    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        source = config.dataset_name or config.train_data_dir
-        message = " ".join(str(error).split())
-        raise DataError(
-            f"data set {source!r}, split {config.dataset_split!r}, cannot be loaded: {message}"
-        ) from error
-
-
 def _check_column(rows: Any, column: str, flag: str) -> None:
-    columns = rows.column_names or list(
-        next(iter(rows), {})
-    )  # a stream may know its columns by its rows only
+    columns = rows.column_names or list(next(read_rows(rows), {}))  # a stream may have them in its rows only
     if column not in columns:
         raise DataError(f"{flag} is {column!r}, but the data set has the columns {', '.join(columns)}.")
 
@@ -229,7 +199,7 @@ def _check_column(rows: Any, column: str, flag: str) -> None:
 def _image_data(config: DataConfig, resolution: Resolution, channels: int | None) -> TrainingData:
     import datasets
 
-    rows = _load_rows(config)
+    rows, listing = load_rows(config)
     _check_column(rows, config.image_column, "--image_column")
     features = rows.features or {}
     if isinstance(features.get(config.image_column), datasets.Image):
@@ -240,27 +210,52 @@ def _image_data(config: DataConfig, resolution: Resolution, channels: int | None
                 "column."
             )
     channels = channels or 3
-    to_label, num_classes = None, None
+    classes, numbers = None, None
     if config.label_column is not None:
         _check_column(rows, config.label_column, "--label_column")
-        to_label, num_classes = _label_reader(rows, config.label_column)
+        classes = read_labels(rows, config.label_column)
+        if hasattr(rows, "num_rows"):
+            numbers = torch.tensor([classes.number(value) for value in rows[config.label_column]])
+    files = None if listing is None else _say(listing, classes, numbers)
+    if config.streaming and hasattr(rows, "num_rows"):
+        rows = rows.to_iterable_dataset()
     decoder = Decoder(rows, config.image_column, channels, resolution)
     augmentation = Augmentation(config.seed, resolution, config.center_crop, config.random_flip)
     bad_images = BadImages(config.skip_bad_images)
     dataset, stream = None, None
     if config.streaming:
-        labelled = None if to_label is None else (str(config.label_column), to_label)
+        labelled = None if classes is None else (classes.column, classes.number)
         stream = ImageStream(decoder, augmentation, config.seed, config.shuffle_buffer_size, labelled)
-        _check_first(((None, row) for row in rows), decoder, bad_images)
+        _check_first(((None, row) for row in read_rows(rows)), decoder, bad_images)
     else:
         images, found_at = _decode_all(decoder, bad_images)
-        labels = None
-        if to_label is not None:
-            labels = torch.tensor([to_label(value) for value in rows[config.label_column]])[found_at]
+        labels = None if numbers is None else numbers[found_at]
         dataset = PositionDataset(images, labels, config.seed, augmentation)
-    name = without_folders(config.dataset_name or str(Path(config.train_data_dir or "").resolve()))
-    shape = (channels, *sides(resolution))
-    return TrainingData(dataset, stream, shape, num_classes, None, name, bad_images)
+    return TrainingData(
+        dataset=dataset,
+        stream=stream,
+        sample_shape=(channels, *sides(resolution)),
+        num_classes=None if classes is None else len(classes.names),
+        held_out=None,
+        name=without_folders(config.dataset_name or str(Path(config.train_data_dir or "").resolve())),
+        bad_images=bad_images,
+        class_names=None if classes is None else classes.names,
+        files=files,
+    )
+
+
+def _say(listing: Listing, classes: Labels | None, numbers: torch.Tensor | None) -> dict[str, Any]:
+    """Print once what was found of files, and return it for the record."""
+    counts = None
+    if classes is not None and numbers is not None:
+        counted = numbers.bincount(minlength=len(classes.names)).tolist()
+        counts = dict(zip(classes.names, counted, strict=True))
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"data: {listing.summary(counts)}", flush=True)
+    return {
+        "used": len(listing.files),
+        "left_out": {reason: len(names) for reason, names in listing.left_out.items()},
+    }
 
 
 def _check_first(
@@ -297,35 +292,3 @@ def _decode_all(decoder: Decoder, bad_images: BadImages) -> tuple[Sequence[Any] 
         stacked = np.stack([images[index] for index in found_at])
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), found_at  # type: ignore[return-value]
     return [images[index] for index in found_at], found_at
-
-
-def _label_reader(rows: Any, column: str) -> tuple[Any, int]:
-    """Return a function from a label value to 0..n-1, and n."""
-    feature = (rows.features or {}).get(column)
-    values: Sequence[Any]
-    num_classes = getattr(feature, "num_classes", None)
-    if num_classes is not None:
-        values = range(num_classes)
-    elif hasattr(rows, "num_rows"):
-        try:
-            values = sorted(set(rows[column]))
-        except TypeError as error:
-            raise DataError(
-                f"--label_column {column!r} has values that are no labels ({error}); use a column of whole "
-                "numbers or texts, without gaps."
-            ) from error
-    else:
-        raise DataError(
-            f"--label_column {column!r} of a stream must be a ClassLabel, to know how many classes exist."
-        )
-    index = {value: number for number, value in enumerate(values)}
-
-    def to_label(value: Any) -> int:
-        if value not in index:
-            raise DataError(
-                f"--label_column {column!r} has the label {value!r}, but must be in 0..{len(index) - 1}; "
-                "leave out the rows without a label."
-            )
-        return index[value]
-
-    return to_label, len(index)

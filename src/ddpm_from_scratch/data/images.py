@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..runtime.errors import ConfigError
 from ..runtime.seeds import stream_seed
+from .archives import read_file
 from .sizes import Resolution, as_setting, sides
 
 IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -22,7 +22,7 @@ IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_SIDE_RATIO = 100
 
 
-_FAULTS_OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
+FAULTS_OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 
 
 class DataError(ConfigError):
@@ -78,10 +78,7 @@ def decode_image(value: Any, channels: int, resolution: Resolution, label: str) 
         if isinstance(value, dict):
             encoded = value["bytes"]
             if encoded is None:
-                with fsspec.open(
-                    value["path"], "rb"
-                ) as file:  # a local path, inside an archive, or on the Hub
-                    encoded = file.read()
+                encoded = read_file(value["path"])
             value = Image.open(io.BytesIO(encoded))
             # As datasets does: photos lie upright, whichever way the camera was held.
             value = ImageOps.exif_transpose(value)
@@ -90,7 +87,7 @@ def decode_image(value: Any, channels: int, resolution: Resolution, label: str) 
     except UnidentifiedImageError as error:  # its message is the address of a buffer
         raise DataError(f"{label} cannot be read as an image: no known format.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
+        if isinstance(error, OSError) and error.errno in FAULTS_OF_THE_MACHINE:
             raise  # passing over the image would change the data
         raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error
     return resized[..., None] if resized.ndim == 2 else resized

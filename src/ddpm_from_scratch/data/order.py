@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..runtime.seeds import stream_seed
 from ..runtime.stop import ignore_stop_signals, stop_signals_held
 from .images import Augmentation, DataError, Decoder, to_network_units
+from .rows import read_rows
 
 Batch = dict[str, Any]
 
@@ -232,7 +233,7 @@ class ImageStream(Dataset):
             if source is not None:
                 shard.load_state_dict(source)
                 source = None
-            for row in shard:
+            for row in read_rows(shard):
                 yield row, functools.partial(_stands_in, shard, place)
 
     def __getitems__(self, items: list[tuple[int, dict[str, Any], dict[str, Any]]]) -> Batch:

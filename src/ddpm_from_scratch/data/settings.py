@@ -34,12 +34,16 @@ class DataConfig:
         on_resume=ALLOWED,
         used_with=(Only("dataset_name"), _FILES),
     )
-    dataset_split: str = flag(
-        "train", "Split of the dataset to train on.", on_resume=ALLOWED, used_with=_FILES
+    dataset_split: str | None = flag(
+        None,
+        "Split, or a slice such as train[:90%]; of a folder, a folder in it, or all. If not given, train of "
+        "a dataset, and all of a folder.",
+        on_resume=ALLOWED,
+        used_with=_FILES,
     )
     train_data_dir: str | None = flag(
         None,
-        "Folder of images to train on, instead of --dataset_name.",
+        "Images to train on, instead of --dataset_name: a folder, a .zip or .tar, or a table of paths.",
         on_resume=ALLOWED,
         is_path=True,
         replaces=("dataset_name", "dataset_config_name", "dataset_split"),
@@ -112,8 +116,8 @@ class DataConfig:
         """Return the settings of held-out images that are read as the training images; None without any.
 
         Args:
-            folder: of the images, in place of the data set.
-            split: of the folder or data set; of a folder, "train" if not given.
+            folder: of the images, in place of the data set; or an archive or a list of them.
+            split: of the folder or data set.
 
         Raises:
             ConfigError: no such folder, or data that have a held-out part of their own.
@@ -122,10 +126,10 @@ class DataConfig:
             return None
         if self.dataset_name in BUILT_IN_DATASETS:
             raise ConfigError(f"{self.dataset_name!r} has a held-out part of its own: give no reference.")
-        if folder is not None and not Path(folder).is_dir():
+        if folder is not None and not Path(folder).exists():
             raise ConfigError(f"--reference_data_dir is {folder!r}, but there is no such folder.")
         settings: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(DataConfig)}
-        settings |= {"dataset_split": split or "train", "label_column": None}
+        settings |= {"dataset_split": split, "label_column": None}
         if folder is not None:
             settings |= {"train_data_dir": folder, "dataset_name": None, "dataset_config_name": None}
         return DataConfig(**settings)

@@ -385,7 +385,8 @@ class TrainingConfig(DataConfig):
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that decide the weights: all that a resumed run may not change freely."""
-        return {name: getattr(self, name) for name, rule in ON_RESUME.items() if rule != FREE}
+        settings = {name: getattr(self, name) for name, rule in ON_RESUME.items() if rule != FREE}
+        return settings | {"dataset_split": self.dataset_split or "train"}
 
 
 _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(TrainingConfig)}

@@ -47,6 +47,8 @@ def write_report(trainer: Trainer, evaluation: dict[str, Any], repo_id: str) -> 
             "name": data.name,
             "hub_id": _hub_dataset_id(config),
             "sample_shape": list(data.sample_shape),
+            "class_names": data.class_names,
+            "files": data.files,
         },
         "started_from": None if trainer.start is None else trainer.start.about(),
         "evaluation": evaluation,

@@ -1,0 +1,113 @@
+"""The rows of a data set, images not decoded: of a folder, an archive, a list, on disk, or of the Hub."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import RunError
+from .folders import picture_rows
+from .images import FAULTS_OF_THE_MACHINE, DataError
+from .listing import Listing
+from .settings import DataConfig
+from .splits import rows_of_split
+
+# A folder with one of these is a data set of the Hub that was copied here, which `datasets` reads.
+_OF_DATASETS = ("*.parquet", "*.arrow")
+
+
+@contextlib.contextmanager
+def causes_named(what: str) -> Iterator[None]:
+    """Turn an error of a library that reads data into one line with its innermost cause.
+
+    Args:
+        what: cannot be done if it fails, such as "data set 'x' cannot be loaded".
+
+    Raises:
+        DataError: the line. A fault of the machine stays as it is.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FAULTS_OF_THE_MACHINE:
+            raise
+        inner: BaseException = error
+        while (cause := inner.__cause__ or inner.__context__) is not None:
+            inner = cause
+        message, reason = " ".join(str(error).split()), " ".join(str(inner).split())
+        if inner is not error and reason not in message:
+            message += f" ({type(inner).__name__}: {reason})"
+        raise DataError(f"{what}: {message or type(error).__name__}") from error
+
+
+def read_rows(rows: Iterable[Any], what: str = "the stream cannot be read") -> Iterator[Any]:
+    """Yield rows; an error in reading one is one line.
+
+    Args:
+        rows: of a data set.
+        what: the beginning of the line.
+
+    Raises:
+        DataError: a row cannot be read.
+    """
+    with causes_named(what):
+        yield from rows
+
+
+def load_rows(config: DataConfig) -> tuple[Any, Listing | None]:
+    """Return the rows of a configuration, and what was found if they are of files here.
+
+    They are a datasets.Dataset, or a datasets.IterableDataset of a data set of the Hub that is streamed.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    source = config.train_data_dir or _folder_of_pictures(config.dataset_name)
+    if source is not None:
+        return picture_rows(source, config.dataset_split, config.image_column, config.label_column)
+    import datasets
+
+    name = str(config.dataset_name)
+    split = config.dataset_split or "train"
+    with causes_named(f"data set {name!r}, split {split!r}, cannot be loaded"):
+        if any((Path(name) / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
+            return _saved_rows(name, config.dataset_split), None
+        rows = datasets.load_dataset(
+            name,
+            config.dataset_config_name,
+            split=split,
+            streaming=config.streaming,
+            cache_dir=config.cache_dir,
+        )
+    return rows, None
+
+
+def _folder_of_pictures(name: str | None) -> str | None:
+    """Return the name of a data set if it is a folder without any files that `datasets` would read."""
+    folder = Path(name or "")
+    if name is None or not folder.is_dir() or (folder / "state.json").is_file():
+        return None
+    if (folder / "dataset_dict.json").is_file() or (folder / "README.md").is_file():
+        return None
+    return None if any(next(folder.rglob(form), None) for form in _OF_DATASETS) else name
+
+
+def _saved_rows(name: str, split: str | None) -> Any:
+    """Return the rows of a data set that was saved by `save_to_disk`."""
+    import datasets
+
+    saved = datasets.load_from_disk(name)
+    if isinstance(saved, datasets.Dataset):
+        if split is None:
+            return saved
+        parts = {str(saved.split or "train"): saved}
+    else:
+        parts = {str(part): rows for part, rows in saved.items()}
+    lengths = {part: len(rows) for part, rows in parts.items()}
+    chosen = [
+        parts[part] if len(places) == lengths[part] else parts[part].select(places)
+        for part, places in rows_of_split(lengths, split or "train", repr(name))
+    ]
+    return chosen[0] if len(chosen) == 1 else datasets.concatenate_datasets(chosen)

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+import folder_shapes
+from ddpm_from_scratch.data.datasets import load_reference, load_training_data
+from ddpm_from_scratch.training.config import TrainingConfig
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of 2 x 6 pictures in two classes, also as a zip, in the current folder."""
+    files = tuple(f"{name}/{number}.png" for name in ("cat", "train") for number in range(6))
+    folder_shapes.write(tmp_path, files)
+    folder_shapes.zipped()(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+def stream_of(source):
+    config = TrainingConfig(
+        train_data_dir=source, streaming=True, max_train_steps=1, label_column="label", shuffle_buffer_size=5
+    )
+    return load_training_data(config, 4, 3)
+
+
+@pytest.mark.parametrize("source", ["photos", "photos.zip"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_goes_on_exactly_where_it_stopped_on_any_number_of_processes(photos, source, workers):
+    batches = stream_of(source).batches(4, 0, 1, 0, 0)
+    whole = [next(batches) for _ in range(6)]
+    again = stream_of(source).batches(4, 0, 1, workers, 8, whole[1]["stream_state"])
+    later = [next(again) for _ in range(4)]
+    halves = [stream_of(source).batches(2, rank, 2, 0, 0) for rank in (0, 1)]
+    for number, batch in enumerate(whole):
+        parts = [next(half) for half in halves]
+        for name in ("samples", "labels"):
+            assert torch.equal(torch.cat([part[name] for part in parts]), batch[name])
+            assert number < 2 or torch.equal(later[number - 2][name], batch[name])
+
+
+def test_a_zip_gives_the_samples_of_its_folder(photos):
+    folder, archive = (
+        load_training_data(TrainingConfig(train_data_dir=source, label_column="label"), 4, 3)
+        for source in ("photos", "photos.zip")
+    )
+    assert torch.equal(folder.dataset.samples, archive.dataset.samples)
+    assert folder.class_names == archive.class_names == ["cat", "train"]
+    assert folder.files == archive.files == {"used": 12, "left_out": {}}
+
+
+def test_a_reference_is_listed_as_the_training_pictures_are(photos, capsys):
+    config = TrainingConfig(train_data_dir="photos", label_column="label")
+    reference = load_reference(config.of_reference("photos.zip", None), (3, 4, 4))
+    assert reference.num_samples == 12 and "12 found in photos.zip, 12 used" in capsys.readouterr().out
+    part = load_reference(config.of_reference(None, "train[:2]"), (3, 4, 4))
+    assert part.num_samples == 2
+    with pytest.raises(ValueError, match="reference images cannot be used.*has cat, train, all"):
+        load_reference(config.of_reference(None, "test"), (3, 4, 4))
+
+
+def test_only_the_main_process_says_what_was_found(photos, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    load_training_data(TrainingConfig(train_data_dir="photos"), 4, 3)
+    assert "found" not in capsys.readouterr().out
