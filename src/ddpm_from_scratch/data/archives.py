@@ -55,6 +55,11 @@ class Archive:
                 self.others.append(name)
             self.members[name] = item  # the last one counts, as when it is unpacked
 
+    def __del__(self) -> None:
+        """Close the file."""
+        if hasattr(self, "_file"):  # not if it could not be opened
+            self._file.close()
+
     def read(self, name: str) -> bytes:
         """Return the content of a member.
 
