@@ -94,7 +94,15 @@ class Run:
     def pipeline(self) -> DDPMFromScratchPipeline:
         """Return a pipeline of its own with the averaged weights; it samples by few steps."""
         scheduler = FewStepScheduler.from_config(self.scheduler.config, calibration=self.calibration)
-        return DDPMFromScratchPipeline(self.state.averaged_network(), scheduler, self.null_label)
+        # A number is no name: the label says as much.
+        names = {
+            label: name
+            for label, name in enumerate(self.data.class_names or ())
+            if name not in ("", str(label))
+        }
+        return DDPMFromScratchPipeline(
+            self.state.averaged_network(), scheduler, self.null_label, names or None
+        )
 
     def export(self) -> None:
         """Save the pipeline; with EMA, the raw weights beside the averaged ones as variant 'non_ema'.

@@ -29,6 +29,16 @@ def test_the_exported_pipeline_has_the_average_and_beside_it_the_raw_weights(tmp
     assert scheduler.config.prediction_type == "v_prediction"
 
 
+@pytest.mark.parametrize(
+    ("names", "saved"),
+    [(["cat", "dog"], {0: "cat", 1: "dog"}), (["0", "dog"], {1: "dog"}), (["0", "1"], None)],
+)
+def test_the_names_of_classes_go_with_the_pipeline(tmp_path, names, saved):
+    trainer = make_trainer(tmp_path / "run", "--label_column=label", "--label_dropout=0.1")
+    trainer.data.class_names = names
+    assert trainer.pipeline().config.id2label == saved
+
+
 def test_an_update_is_saved_once(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path / "run")
     next(trainer.updates())
