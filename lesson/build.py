@@ -8,12 +8,10 @@ weights, chains, data and pictures are in it. Takes two to three minutes on one 
 import argparse
 import base64
 import io
-import itertools
 import json
 import math
 import re
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,12 @@ from tqdm.auto import tqdm
 import claims
 import errata
 import worked
+from claims import projected
 from computed import Figures
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, FewStepScheduler
 from ddpm_from_scratch.data.exact import seeded
 from ddpm_from_scratch.data.points import POINT_DATASETS, swiss_roll
-from ddpm_from_scratch.measures.metrics import sliced_wasserstein
+from ddpm_from_scratch.measures.metrics import projected_wasserstein
 from ddpm_from_scratch.measures.plots import COLOURS
 from ddpm_from_scratch.networks.models import sample_shape
 from ddpm_from_scratch.process.noise_schedules import alphas_cumprod_from_betas, betas_for_schedule
@@ -86,17 +85,21 @@ def quality(pipeline: DDPMFromScratchPipeline) -> dict[str, float]:
     floor.
     """
     data, fresh = (swiss_roll(200_000, seeded(seed)).split(10_000) for seed in (100, 200))
-
-    def distance(sets: Sequence[torch.Tensor], count: int) -> float:
-        pairs = zip(itertools.cycle(sets), data, strict=False)
-        return statistics.mean(sliced_wasserstein(points[:count], other[:count]) for points, other in pairs)
-
-    floors = {count: distance(fresh, count) for count in (2000, 10_000)}
+    made = {
+        sampler: sample(pipeline, sampler, steps, 20_000)
+        for sampler, steps in (("few_step", 10), ("ddpm", 1000))
+    }
     found = {}
-    for sampler, steps in (("few_step", 10), ("ddpm", 1000)):
-        points = sample(pipeline, sampler, steps, 20_000)
-        for count, floor in floors.items():
-            found[f"{sampler}_{count}"] = distance(points.split(count), count) / floor
+    for count in (2000, 10_000):
+        sets = {name: [projected(part) for part in points.split(count)] for name, points in made.items()}
+        distances: dict[str, list[float]] = {name: [] for name in ("floor", *sets)}
+        for number, (other, another) in enumerate(zip(data, fresh, strict=True)):
+            reference = projected(other[:count])
+            distances["floor"].append(projected_wasserstein(projected(another[:count]), reference))
+            for name, parts in sets.items():
+                distances[name].append(projected_wasserstein(parts[number % len(parts)], reference))
+        for name in sets:
+            found[f"{name}_{count}"] = statistics.mean(distances[name]) / statistics.mean(distances["floor"])
     return found
 
 

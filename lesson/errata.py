@@ -4,6 +4,7 @@ A demonstration is a function without arguments; what it returns are the figures
 show. Unless said otherwise the schedule is the lecture's, linear with T = 1000.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ def _two_gaussians(scheduler: DDPMFromScratchScheduler) -> GaussianMixtureDenois
     return GaussianMixtureDenoiser([[-1.0], [0.5]], [[0.04]], scheduler.alphas_cumprod.tolist())
 
 
+@functools.cache
 def sampling_noise() -> Figures:
     """The listing of sample() adds sqrt(alpha_t) z in place of sigma_t z."""
     scheduler = exact_scheduler()
@@ -52,6 +54,7 @@ def sampling_noise() -> Figures:
     return {"std_of_the_listing": float(x.std()), "std": float(right.std())}
 
 
+@functools.cache
 def loss_broadcast() -> Figures:
     """The listing of ddpm_loss() reshapes alpha-bar to (B, 1, 1, 1), which no data but images fit."""
     x0, alpha_bar = torch.zeros(8, 2), torch.full((8,), 0.5)
@@ -59,6 +62,7 @@ def loss_broadcast() -> Figures:
     return {f"size_{place}": size for place, size in enumerate(x_t.shape)}
 
 
+@functools.cache
 def cosine_formula() -> Figures:
     """The cosine alpha-bar lacks the division by its value at 0, and the cap of beta."""
     printed = betas_from_alpha_bar(cosine_alpha_bar, 1000, max_beta=1.0, normalize=False)
@@ -72,6 +76,7 @@ def cosine_formula() -> Figures:
     }
 
 
+@functools.cache
 def merged_noises() -> Figures:
     """Two steps bring in two noises: their variances add, where one noise for both would add amplitudes."""
     first, second = 0.99, 0.98
@@ -79,6 +84,7 @@ def merged_noises() -> Figures:
     return {"same_noise": (carried + added) ** 2, "own_noise": carried**2 + added**2}
 
 
+@functools.cache
 def valleys() -> Figures:
     """Data are put into valleys, and arrows that point uphill are followed backwards."""
     exact = GaussianMixtureDenoiser([[0.0]], [[1.0]], [0.5])
@@ -89,6 +95,7 @@ def valleys() -> Figures:
     return {"forwards": float(forwards), "backwards": float(backwards)}
 
 
+@functools.cache
 def conditional_score() -> Figures:
     """The score of q(x_t | x_0) is called the true score; the network learns its mean given x_t."""
     scheduler = exact_scheduler()
@@ -100,6 +107,7 @@ def conditional_score() -> Figures:
     return found | {"marginal": float(_two_points(scheduler).score(x_t, 0.5))}
 
 
+@functools.cache
 def langevin_step() -> Figures:
     """A reverse step is said to look like a Langevin step."""
     scheduler = exact_scheduler()
@@ -116,6 +124,7 @@ def langevin_step() -> Figures:
     return {"eta": eta, "ratio": of_score / eta, "of_x": of_x / eta, "ratio_on_normal": on_normal / -eta}
 
 
+@functools.cache
 def closed_form_of_the_sde() -> Figures:
     """The closed form is called what score-SDE lacks, and worth a factor of 500."""
     scheduler = exact_scheduler()
@@ -134,6 +143,7 @@ def closed_form_of_the_sde() -> Figures:
     }
 
 
+@functools.cache
 def gaussian_reverse() -> Figures:
     """The best reverse step is said to be Gaussian because q(x_{t-1} | x_t, x_0) is."""
     alpha_bars, one = exact_scheduler().alphas_cumprod.double(), torch.ones((), dtype=torch.float64)
@@ -146,6 +156,7 @@ def gaussian_reverse() -> Figures:
     return found
 
 
+@functools.cache
 def velocity_target() -> Figures:
     """V is called a variant of x_0, and more stable at small t."""
     alpha_bars = exact_scheduler().alphas_cumprod.double()
@@ -157,6 +168,7 @@ def velocity_target() -> Figures:
     }
 
 
+@functools.cache
 def any_field() -> Figures:
     """Any vector field is said to be a score."""
     angle = torch.arange(1000, dtype=torch.float64) * (2 * math.pi / 1000)
@@ -170,6 +182,7 @@ def any_field() -> Figures:
     }
 
 
+@functools.cache
 def exact_likelihood() -> Figures:
     """Diffusion is said to have a tractable likelihood, and then only a loose bound."""
     scheduler = exact_scheduler()
@@ -186,6 +199,7 @@ def exact_likelihood() -> Figures:
     }
 
 
+@functools.cache
 def number_of_steps() -> Figures:
     """T is chosen by how samples look, and T = 50 called too coarse."""
     scheduler = exact_scheduler(num_train_timesteps=50, scale_betas_by_length=True)
@@ -200,6 +214,7 @@ def number_of_steps() -> Figures:
     }
 
 
+@functools.cache
 def other_noises() -> Figures:
     """Closed forms of q(x_t | x_0) are said to be the gift of Gaussian noise."""
     scheduler = exact_scheduler()
@@ -219,6 +234,7 @@ def other_noises() -> Figures:
     }
 
 
+@functools.cache
 def unit_variance() -> Figures:
     """The variance of x_t is said to be 1, always: it is if that of the data is."""
     alpha_bar = float(exact_scheduler().alphas_cumprod[249])

@@ -88,80 +88,79 @@ class GaussianMixtureDenoiser(ModelMixin, ConfigMixin):
     def _level(self, alpha_prod_t: float | torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(alpha_prod_t, dtype=torch.float64, device=self.centre.device)
 
-    def _groups(
+    def _parts(
         self, sample: torch.Tensor, alpha_prod_t: torch.Tensor
-    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Return, for each covariance, its variances, those at t, its means and the samples on its axes."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the variances, those at t, the means and the samples on the axes of each covariance.
+
+        The first dimension is the covariance, G = 1 for all components or G = K; each has M = K / G of them.
+        Shapes (G, 1, D), (G, B or 1, D), (G, M, D) and (G, B, D).
+        """
+        own = self.variances[:, None]
         centred = sample - alpha_prod_t**0.5 * self.centre
-        # A covariance of all components, or one for each.
-        means = [self.offsets] if len(self.axes) == 1 else self.offsets[:, None].unbind()
-        return [
-            (own, alpha_prod_t * own + 1 - alpha_prod_t, offsets @ axes, centred @ axes)
-            for own, offsets, axes in zip(self.variances, means, self.axes, strict=True)
-        ]
+        means = self.offsets.reshape(len(self.axes), -1, self.offsets.shape[1]) @ self.axes
+        return own, alpha_prod_t * own + 1 - alpha_prod_t, means, centred @ self.axes
 
-    def _log_joint(self, sample: torch.Tensor, alpha_prod_t: torch.Tensor) -> torch.Tensor:
+    def _log_joint(
+        self, alpha_prod_t: torch.Tensor, variance: torch.Tensor, means: torch.Tensor, points: torch.Tensor
+    ) -> torch.Tensor:
         """Return log(w_k N(x_t; sqrt(a) m_k, S_k)), shape (B, K)."""
-        logs = []
-        for _, variance, means, points in self._groups(sample, alpha_prod_t):
-            # The square is multiplied out: matrix products in place of B x K x D differences.
-            precision = torch.broadcast_to(1 / variance, points.shape)
-            square = (points.square() * precision).sum(1, keepdim=True)
-            square = square - 2 * alpha_prod_t**0.5 * (points * precision) @ means.T
-            square = square + alpha_prod_t * precision @ means.square().T
-            logs.append(-0.5 * (square - torch.log(precision / (2 * math.pi)).sum(1, keepdim=True)))
-        return torch.cat(logs, dim=1) + self.log_weights
+        precision = 1 / variance
+        # The square is multiplied out: matrix products in place of B x K x D differences; sums in place,
+        # because B x K is large.
+        logs = (alpha_prod_t**0.5 * points * precision) @ means.mT
+        logs += (-0.5 * alpha_prod_t * precision) @ means.square().mT
+        logs += 0.5 * (torch.log(precision / (2 * math.pi)) - points.square() * precision).sum(
+            2, keepdim=True
+        )
+        return logs.transpose(0, 1).flatten(1) + self.log_weights
 
-    def _responsibilities(self, sample: torch.Tensor, alpha_prod_t: torch.Tensor) -> list[torch.Tensor]:
-        """Return r_k, parted by covariance."""
-        shares = torch.softmax(self._log_joint(sample, alpha_prod_t), dim=1)
-        return list(shares.split(len(self.offsets) // len(self.axes), dim=1))
+    def _responsibilities(
+        self, alpha_prod_t: torch.Tensor, variance: torch.Tensor, means: torch.Tensor, points: torch.Tensor
+    ) -> torch.Tensor:
+        """Return r_k, shape (G, B, M)."""
+        shares = torch.softmax(self._log_joint(alpha_prod_t, variance, means, points), dim=1)
+        return shares.unflatten(1, means.shape[:2]).transpose(0, 1)
 
     def log_prob(self, sample: torch.Tensor, alpha_prod_t: float | torch.Tensor = 1.0) -> torch.Tensor:
         """Return log p_t(x_t) in nats, shape (B,); by default that of the data."""
-        return torch.logsumexp(self._log_joint(sample.double(), self._level(alpha_prod_t)), dim=1)
+        level = self._level(alpha_prod_t)
+        _, variance, means, points = self._parts(sample.double(), level)
+        return torch.logsumexp(self._log_joint(level, variance, means, points), dim=1)
 
     def score(self, sample: torch.Tensor, alpha_prod_t: float | torch.Tensor = 1.0) -> torch.Tensor:
         """Return grad log p_t(x_t) = sum_k r_k S_k^{-1} (sqrt(a) m_k - x_t), shape (B, D)."""
-        sample, alpha_prod_t = sample.double(), self._level(alpha_prod_t)
-        shares = self._responsibilities(sample, alpha_prod_t)
-        parts = self._groups(sample, alpha_prod_t)
-        total = torch.zeros_like(sample)
-        for share, axes, (_, variance, means, points) in zip(shares, self.axes, parts, strict=True):
-            pulled = alpha_prod_t**0.5 * share @ means - share.sum(1, keepdim=True) * points
-            total = total + (pulled / variance) @ axes.T
-        return total
+        level = self._level(alpha_prod_t)
+        _, variance, means, points = self._parts(sample.double(), level)
+        shares = self._responsibilities(level, variance, means, points)
+        pulled = level**0.5 * shares @ means - shares.sum(2, keepdim=True) * points
+        return ((pulled / variance) @ self.axes.mT).sum(0)
 
     def pred_original(self, sample: torch.Tensor, alpha_prod_t: float | torch.Tensor) -> torch.Tensor:
         """Return E[x_0 | x_t], shape (B, D)."""
-        sample, alpha_prod_t = sample.double(), self._level(alpha_prod_t)
-        shares = self._responsibilities(sample, alpha_prod_t)
-        parts = self._groups(sample, alpha_prod_t)
-        total = torch.zeros_like(sample) + self.centre
-        for share, axes, (own, variance, means, points) in zip(shares, self.axes, parts, strict=True):
-            gain = alpha_prod_t**0.5 * own / variance
-            mean = (1 - alpha_prod_t**0.5 * gain) * (share @ means)
-            total = total + (mean + share.sum(1, keepdim=True) * gain * points) @ axes.T
-        return total
+        level = self._level(alpha_prod_t)
+        own, variance, means, points = self._parts(sample.double(), level)
+        shares = self._responsibilities(level, variance, means, points)
+        gain = level**0.5 * own / variance
+        mean = (1 - level**0.5 * gain) * (shares @ means) + shares.sum(2, keepdim=True) * gain * points
+        return self.centre + (mean @ self.axes.mT).sum(0)
 
     def posterior_covariance(self, sample: torch.Tensor, alpha_prod_t: float | torch.Tensor) -> torch.Tensor:
         """Return Cov[x_0 | x_t], shape (B, D, D); takes memory for B x K x D numbers.
 
         sum_k r_k ((1 - a) C_k S_k^{-1} + d_k d_k^T),   d_k = E[x_0 | x_t, k] - E[x_0 | x_t]
         """
-        sample, alpha_prod_t = sample.double(), self._level(alpha_prod_t)
-        mean = self.pred_original(sample, alpha_prod_t) - self.centre
-        shares = self._responsibilities(sample, alpha_prod_t)
-        parts = self._groups(sample, alpha_prod_t)
-        total = sample.new_zeros(*sample.shape, sample.shape[1])
-        for share, axes, (own, variance, means, points) in zip(shares, self.axes, parts, strict=True):
-            gain = torch.broadcast_to(alpha_prod_t**0.5 * own / variance, points.shape)
-            spread = torch.broadcast_to((1 - alpha_prod_t) * own / variance, points.shape)
-            within = axes @ torch.diag_embed(spread * share.sum(1, keepdim=True)) @ axes.T
-            estimates = means + gain[:, None] * (points[:, None] - alpha_prod_t[..., None] ** 0.5 * means)
-            deviations = estimates @ axes.T - mean[:, None]
-            total = total + within + deviations.mT @ (share[..., None] * deviations)
-        return total
+        level = self._level(alpha_prod_t)
+        own, variance, means, points = self._parts(sample.double(), level)
+        shares = self._responsibilities(level, variance, means, points)
+        mean = self.pred_original(sample, level) - self.centre
+        spread = (1 - level) * own / variance * shares.sum(2, keepdim=True)
+        axes = self.axes[:, None]
+        within = axes @ torch.diag_embed(spread) @ axes.mT
+        gain = (level**0.5 * own / variance)[:, :, None]
+        estimates = means[:, None] + gain * (points[:, :, None] - level[..., None] ** 0.5 * means[:, None])
+        deviations = estimates @ axes.mT - mean[:, None]
+        return (within + deviations.mT @ (shares[..., None] * deviations)).sum(0)
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return x_0 drawn from the mixture, float64, shape (num_samples, D)."""
