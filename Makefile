@@ -21,8 +21,9 @@ lesson-page:
 lesson-notebook:
 	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace lesson/21-ddpm-2d.ipynb
 
+# Tests of whole runs wait for their processes: half as many workers more than cores.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $$(( $(CORES) + ($(CORES) + 1) / 2 )) --dist loadfile --no-loadscope-reorder
 
 # What a change of one module needs: no training runs, no processes.
 test-fast: $(INSTALLED)

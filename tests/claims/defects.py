@@ -7,6 +7,7 @@ for ours. `--markdown` prints the table of docs/differences.md.
 
 import argparse
 import contextlib
+import functools
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
@@ -314,13 +315,20 @@ def one_source(scheduler_class: type) -> Outcome:
     return "; ".join(both), both == ("fixed_large", "fixed_large")
 
 
+@functools.cache
+def outcome(function: Callable[[type], Outcome], scheduler_class: type) -> Outcome:
+    """Return what a row finds of a scheduler; each is computed once."""
+    return function(scheduler_class)
+
+
 def table() -> list[tuple[str, Outcome, Outcome]]:
     """Return title, stock's outcome and ours for every row."""
     results = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for title, function in ROWS:
-            results.append((title, function(DDPMScheduler), function(DDPMFromScratchScheduler)))
+            stock, ours = (outcome(function, kind) for kind in (DDPMScheduler, DDPMFromScratchScheduler))
+            results.append((title, stock, ours))
     return results
 
 

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the rows count warnings the
 
 @pytest.mark.parametrize(("title", "function"), defects.ROWS, ids=[f.__name__ for _, f in defects.ROWS])
 def test_stock_is_wrong_and_ours_is_right(title, function):
-    stock_text, stock_is_right = function(DDPMScheduler)
-    text, is_right = function(DDPMFromScratchScheduler)
+    stock_text, stock_is_right = defects.outcome(function, DDPMScheduler)
+    text, is_right = defects.outcome(function, DDPMFromScratchScheduler)
     assert not stock_is_right, f"stock became right: {stock_text}"
     assert is_right, text
 

@@ -53,6 +53,7 @@ def test_a_killed_run_starts_again_and_a_signal_ends_the_job_after_a_checkpoint(
     assert job.returncode == 75, stderr[-2000:]
     assert "start 1 of 10 ended with status 1;" in stderr and "from update" in stdout
     assert "stopped after update" in stderr
+    assert "on 1 process(es)" in stdout  # with accelerate's launcher
 
 
 def test_a_run_that_fails_is_given_up_in_the_end(tmp_path):

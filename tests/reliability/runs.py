@@ -13,6 +13,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import random
+import runpy
 import shutil
 import signal
 import socket
@@ -59,6 +60,7 @@ class Run:
         argv: flags of train.py.
         processes: how many processes train together.
         faults: called in each process before training starts; picklable.
+        script: a file to run in place of train.py.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Run:
         argv: Sequence[str],
         processes: int = 1,
         faults: Sequence[Callable[[], None]] = (),
+        script: Path | None = None,
     ):
         with _STATUSES:
             context = _context()
@@ -82,7 +85,8 @@ class Run:
         for rank in range(processes):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
             output = self._folder / str(rank)
-            process = context.Process(target=_run, args=(list(argv), common | own, str(output), list(faults)))
+            arguments = (list(argv), common | own, str(output), list(faults), script)
+            process = context.Process(target=_run, args=arguments)
             with _STATUSES:
                 process.start()
             self.processes.append(process)
@@ -161,8 +165,14 @@ def _free_port() -> int:
             return port
 
 
-def _run(argv: list[str], env: dict[str, str], output: str, faults: list[Callable[[], None]]) -> None:
-    """Be one process of a run, as `python training/train.py` is."""
+def _run(
+    argv: list[str],
+    env: dict[str, str],
+    output: str,
+    faults: list[Callable[[], None]],
+    script: Path | None,
+) -> None:
+    """Be one process of a run, as `python training/train.py` is, or of another script."""
     assert "preload" in sys.modules, "the server has not imported the training code"
     import torch
 
@@ -173,7 +183,7 @@ def _run(argv: list[str], env: dict[str, str], output: str, faults: list[Callabl
     sys.stdin, sys.stdout, sys.stderr = open(os.devnull), os.fdopen(1, "w"), os.fdopen(2, "w")  # noqa: SIM115
     faulthandler.enable(sys.stderr)
     faulthandler.register(signal.SIGUSR2, sys.stderr)
-    sys.argv = [str(TRAINING / "train.py"), *argv]
+    sys.argv = [str(script or TRAINING / "train.py"), *argv]
     torch.set_num_threads(1)
     for fault in faults:
         fault()
@@ -181,7 +191,11 @@ def _run(argv: list[str], env: dict[str, str], output: str, faults: list[Callabl
 
     status = 1
     try:
-        status = train.main(argv)
+        if script is None:
+            status = train.main(argv)
+        else:
+            runpy.run_path(str(script), run_name="__main__")
+            status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     except BaseException:

@@ -1,24 +1,20 @@
 """The command evaluate.py: figures that do not depend on the processes, and errors of one line."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from PIL import Image
 
 import evaluate
-from common import ROOT, save_images, untrained_pipeline
+from common import save_images, untrained_pipeline
 from ddpm_from_scratch import DDPMFromScratchPipeline
 from ddpm_from_scratch.data.datasets import load_digits
 from ddpm_from_scratch.evaluation import quality
 from ddpm_from_scratch.evaluation.figures import format_results, metric_names
 from ddpm_from_scratch.evaluation.sampling import generate
 from ddpm_from_scratch.measures import metrics
-
-TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
+from runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +53,9 @@ status = evaluate.main([{str(digits_pipeline)!r}, *{FLAGS!r}, "--output_dir={fol
 torch.save(dict(num_processes=state.num_processes, sizes=sizes, steps=len(steps), samples=made.samples,
                 evaluations=made.evaluations_per_sample, status=status, results=results[0]),
            {str(folder)!r} + f"/rank{{state.process_index}}.pt")
+state.destroy_process_group()
 """)
-    paths = os.pathsep.join(filter(None, [str(ROOT / "training"), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": paths,
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, *TWO_PROCESSES, folder / "two.py"],
-        capture_output=True, text=True, env=environment, timeout=300,
-    )  # fmt: skip
+    done = Run([], processes=2, script=folder / "two.py").wait()
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
     assert [rank["num_processes"] for rank in ranks] == [2, 2]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from ddpm_from_scratch.hub.code_file import code_file
 from ddpm_from_scratch.networks.guided_unet import GuidedUNet2DModel
 from ddpm_from_scratch.networks.lucidrains_unet import LucidrainsUnet
 
@@ -208,3 +209,34 @@ def test_two_versions_in_one_process_do_not_mix(shelf, tmp_path):
     assert [line.split("must ")[1].split()[0] for line in done.stdout.splitlines()] == ["ae"] * 2 + [
         "be"
     ] * 2 + ["ae"] * 2
+
+
+# The package is blocked: the file of code alone makes these samples.
+ALONE = """
+import runpy, sys
+sys.modules["ddpm_from_scratch"] = None
+import torch
+module = runpy.run_path(sys.argv[1])
+{walk}
+torch.save(walk(module["DDPMFromScratchScheduler"]), sys.argv[2])
+"""
+WALK = """
+def walk(scheduler_class):
+    scheduler = scheduler_class(beta_schedule="sigmoid_alpha_bar", variance_type="learned_range")
+    scheduler.set_timesteps(7)
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(2, 3, 4, 4, generator=generator)
+    for t in scheduler.timesteps:
+        sample = scheduler.step(sample.repeat(1, 2, 1, 1) / 2, t, sample, generator=generator).prev_sample
+    return sample
+"""
+
+
+def test_the_file_of_code_alone_gives_the_same_samples(run_here, tmp_path):
+    (tmp_path / "code.py").write_text(code_file("schedulers.scheduling_ddpm_from_scratch"))
+    done = run_here("-c", ALONE.format(walk=WALK), tmp_path / "code.py", tmp_path / "samples.pt")
+    assert done.returncode == 0, done.stderr
+    namespace = {"torch": torch}
+    exec(WALK, namespace)
+    here = namespace["walk"](DDPMFromScratchScheduler)
+    assert torch.equal(torch.load(tmp_path / "samples.pt", weights_only=True), here)

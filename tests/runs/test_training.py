@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -83,7 +80,7 @@ def test_averaged_and_raw_weights_differ_and_both_load(tiny_run):
     assert any(not torch.equal(a, b) for a, b in pairs) and all(a.dtype == torch.float32 for a, _ in pairs)
 
 
-def test_stock_diffusers_gives_the_same_images_without_the_package(tiny_run, tmp_path):
+def test_stock_diffusers_gives_the_same_images_without_the_package(tiny_run, tmp_path, run_here):
     """In a fresh process in which importing the package fails."""
     code = (
         "import sys; sys.modules['ddpm_from_scratch'] = None\n"
@@ -94,7 +91,7 @@ def test_stock_diffusers_gives_the_same_images_without_the_package(tiny_run, tmp
         f"print(type(pipe).__name__, "
         f"type(pipe.scheduler).__name__)\nnumpy.save({str(tmp_path / 'stock.npy')!r}, images)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = run_here("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["DDPMPipeline", "DDPMScheduler"] and "Traceback" not in done.stderr
     assert "not expected" not in done.stderr  # no key that stock does not know
@@ -188,21 +185,6 @@ def test_no_network_outlives_the_process_group(tmp_path):
     """Or it joins a thread that may be waiting for the GIL: one run of some 300 then never ended."""
     run_training(tmp_path / "run", processes=2, faults=[NetworksAtTheEnd(str(tmp_path / "alive"))])
     assert (tmp_path / "alive").read_text().split() == ["0", "0"]
-
-
-def test_accelerate_launch_trains_in_one_process(tmp_path):
-    run_training(
-        tmp_path / "run",
-        launcher=(
-            "-m",
-            "accelerate.commands.launch",
-            "--num_processes=1",
-            "--mixed_precision=no",
-            "--num_machines=1",
-            "--dynamo_backend=no",
-        ),
-    )
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["num_processes"] == 1
 
 
 def test_bfloat16_trains_and_saves_float32(tmp_path):
@@ -406,7 +388,7 @@ def test_no_token_in_any_file(tmp_path, spelling):
         assert not path.is_file() or b"hf_canary" not in path.read_bytes(), path
 
 
-def test_network_stays_in_half_precision_after_saving_and_sampling(tmp_path):
+def test_network_stays_in_half_precision_after_saving_and_sampling(tmp_path, run_here):
     """Unwrapping a prepared network must not take its autocast away; seen on a layer inside it."""
     flags = [
         *TINY,
@@ -434,10 +416,7 @@ trainer.run()
 assert set(seen) == {{torch.bfloat16}}, seen
 assert all(p.dtype == torch.float32 for p in trainer.state.ema.tensors.values())
 """
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
-    )
+    done = run_here("-c", code)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import tarfile
 
 import pytest
@@ -14,6 +15,7 @@ from common import DINOV2_PROCESSOR, ROOT, TINY_TRANSFORMER, run_training, save_
 from ddpm_from_scratch import DDPMFromScratchPipeline, FewStepScheduler, build_model
 from forks import Forks
 from loopback_hub import TOKEN, LoopbackHub
+from spoiled import pipeline_of
 
 torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
 
@@ -143,3 +145,22 @@ def folders_0_1(tmp_path_factory):
     with tarfile.open(ROOT / "tests" / "fixtures" / "folders_0_1.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _saved_pipelines(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("originals")
+    for name in ("tiny", "points"):
+        pipeline_of(name).save_pretrained(folder / name)
+    pipeline_of("tiny").save_pretrained(folder / "shards", max_shard_size="60KB")
+    return folder
+
+
+@pytest.fixture
+def saved(_saved_pipelines, tmp_path):
+    """Return a function that gives a copy of a saved pipeline to spoil."""
+
+    def copy(name="tiny"):
+        return shutil.copytree(_saved_pipelines / name, tmp_path / name)
+
+    return copy

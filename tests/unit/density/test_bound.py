@@ -280,7 +280,7 @@ def test_a_network_in_half_precision_has_nearly_the_same_likelihood(dtype):
         values = [
             measure(
                 Denoiser(each, scheduler), samples.to(each.dtype), data_levels=levels,
-                generator=torch.Generator().manual_seed(0),
+                timesteps=range(1, 20, 3), generator=torch.Generator().manual_seed(0),
             ).bits_per_dim
             for each in (network, half)
         ]  # fmt: skip

@@ -18,7 +18,7 @@ from ddpm_from_scratch import (
     model_config,
 )
 from ddpm_from_scratch.data.datasets import load_digits, load_training_data
-from ddpm_from_scratch.density.bound import variational_bound
+from ddpm_from_scratch.density.bound import variational_bound, variational_bounds
 from ddpm_from_scratch.density.flow import flow_likelihood
 from ddpm_from_scratch.density.residuals import residual_curve, smooth_residuals
 from ddpm_from_scratch.evaluation import held_out_likelihood as likelihoods
@@ -59,12 +59,9 @@ def test_figures_are_those_of_the_library(digits_pipeline, capfd):
     pipeline = DDPMFromScratchPipeline.from_pretrained(digits_pipeline)
     train, held_out = load_digits()[0], load_digits()[2]
     options = {"data_levels": 17, "generator": torch.Generator().manual_seed(5)}
-    fixed = variational_bound(Denoiser(pipeline.unet, pipeline.scheduler), held_out, **options)
-    residuals = residual_curve(Denoiser(pipeline.unet, pipeline.scheduler), train[:200])
-    analytic = variational_bound(
-        Denoiser(pipeline.unet, pipeline.scheduler), held_out, residuals=residuals, **options
-    )
-    expected = {"fixed_small": fixed, "analytic": analytic}
+    denoiser = Denoiser(pipeline.unet, pipeline.scheduler)
+    residuals, kinds = residual_curve(denoiser, train[:200]), ["fixed_small", "analytic"]
+    expected = variational_bounds(denoiser, held_out, kinds, residuals=residuals, **options)
     assert list(likelihood["bounds"]) == list(expected) and likelihood["variance_type"] == "fixed_small"
     for kind, bound in expected.items():
         found = likelihood["bounds"][kind]

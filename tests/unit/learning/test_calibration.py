@@ -155,7 +155,7 @@ def test_same_generator_finds_the_same(scheduler):
             (2,),
             torch.Generator().manual_seed(1),
             num_steps=[3],
-            num_samples=50,
+            num_samples=8,
             distance=lambda samples: float(samples.square().mean()),
             batch_size=20,
             progress_bar=False,
