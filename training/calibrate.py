@@ -21,7 +21,7 @@ from ddpm_from_scratch.evaluation.settings import (
     data_config,
 )
 from ddpm_from_scratch.runtime.cli import OneLineErrors, rules_of, say_unused
-from ddpm_from_scratch.runtime.errors import ConfigError, exit_status
+from ddpm_from_scratch.runtime.errors import ConfigError, exit_status, warn
 from ddpm_from_scratch.runtime.unused import Only
 from ddpm_from_scratch.words import BUILT_IN_FEATURES, DEFAULT_NUM_STEPS
 
@@ -94,17 +94,22 @@ def run(args: argparse.Namespace) -> None:
     pipeline, data = load_pipeline_and_data(
         args.pipeline, config, cache_dir=args.cache_dir, mixed_precision=args.mixed_precision
     )
-    calibration, candidates = calibrate_pipeline(
-        pipeline,
-        data,
-        num_steps=args.num_steps,
-        num_samples=args.num_samples,
-        features=args.features,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        guidance_scale=args.guidance_scale,
-        cache_dir=args.cache_dir,
-    )
+    try:
+        calibration, candidates = calibrate_pipeline(
+            pipeline,
+            data,
+            num_steps=args.num_steps,
+            num_samples=args.num_samples,
+            features=args.features,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            guidance_scale=args.guidance_scale,
+            cache_dir=args.cache_dir,
+        )
+    except KeyboardInterrupt:
+        if state.is_main_process:
+            warn("stopped: the pipeline is as it was, and what the search had found is lost", "calibrate.py")
+        raise
     if state.is_main_process:
         if data is None:
             print("no data were given: the density of nodes was measured, and nothing compared")

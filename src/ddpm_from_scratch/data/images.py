@@ -1,8 +1,10 @@
 """Images: decoded to one size and number of channels, cropped and mirrored by position, in network units."""
 
 import errno
+import functools
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, warn
 from ..runtime.seeds import stream_seed
 from .archives import read_file
 from .sizes import Resolution, as_setting, sides
@@ -83,7 +85,7 @@ def decode_image(value: Any, channels: int, resolution: Resolution, label: str) 
             # As datasets does: photos lie upright, whichever way the camera was held.
             value = ImageOps.exif_transpose(value)
             _check_shape(value, target)
-        resized = np.asarray(_resize(_in_bytes(value).convert(IMAGE_MODES[channels]), target))
+        resized = np.asarray(_resize(_in_mode(_in_bytes(value), IMAGE_MODES[channels]), target))
     except UnidentifiedImageError as error:  # its message is the address of a buffer
         raise DataError(f"{label} cannot be read as an image: no known format.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -117,6 +119,26 @@ def _check_shape(image: Image.Image, target: tuple[int, int]) -> None:
             f"it is {image.width} x {image.height} pixels, but one side may be at most "
             f"{MAX_SIDE_RATIO} times the other{beside}"
         )
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in a mode of PIL; where it loses its transparency, it is drawn on white.
+
+    PIL itself would show what lies under the transparent parts, which is black in most files.
+    """
+    if mode != "RGBA" and image.has_transparency_data:
+        whole = image.convert("RGBA")
+        if whole.getchannel("A").getextrema() != (255, 255):
+            say_drawn_on_white()
+            image = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+    return image.convert(mode)
+
+
+@functools.cache
+def say_drawn_on_white() -> None:
+    """Say once that pictures are transparent, and what becomes of that."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        warn("pictures are transparent in parts: they are drawn on white; --channels 4 keeps transparency")
 
 
 def _resize(image: Image.Image, target: tuple[int, int]) -> Image.Image:

@@ -24,7 +24,7 @@ from ..runtime.processes import on_main
 from ..words import DEFAULT_VISION_MODEL
 from .features import FeatureExtractor, load_features
 from .figures import Columns, figures, sliced_figures
-from .sampling import Samples, generate, save_picture
+from .sampling import Samples, generate, names_of_samples, save_picture
 
 # Four samples are the fewest that the kernel distance and three nearest neighbours can be had from.
 MIN_SAMPLES = 4
@@ -107,7 +107,8 @@ def evaluate(
         for extractor, column in zip(extractors, columns, strict=True):
             results |= figures(column.to(state.device), extractor.name)
         if output_dir is not None:
-            _write(output_dir, results, made.samples, held_out or training)
+            names = names_of_samples(pipeline, min(num_samples, NUM_IMAGES_SHOWN))
+            _write(output_dir, results, made.samples, held_out or training, names)
         return results
 
     return on_main(compared)
@@ -122,10 +123,20 @@ def load_extractors(
     device = PartialState().device
     wanted = [features] if isinstance(features, str) or callable(features) else list(features)
     names = [default_features(data) if item == "auto" else item for item in wanted]
-    extractors = [
-        load_features(item, data.sample_shape, device, cache_dir) if isinstance(item, str) else item
-        for item in names
-    ]
+    try:
+        extractors = [
+            load_features(item, data.sample_shape, device, cache_dir) if isinstance(item, str) else item
+            for item in names
+        ]
+    except ConfigError as error:
+        if "auto" not in wanted or DEFAULT_VISION_MODEL not in str(error):
+            raise
+        raise ConfigError(
+            f"no features were named, and for pictures the model {DEFAULT_VISION_MODEL} gives them, which "
+            "cannot be had here. Where there is a connection: hf download "
+            f"{DEFAULT_VISION_MODEL}. Without one, give --features (of train.py: --evaluation_features) the "
+            f"folder of a vision model, or pixels, which need nothing. The reason: {error}"
+        ) from error
     if len({extractor.name for extractor in extractors}) != len(extractors):
         listed = ", ".join(extractor.name for extractor in extractors)
         raise ConfigError(f"features are {listed}, but each name may come once: leave one out, or rename it.")
@@ -146,14 +157,20 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     path.write_text(json.dumps(kept | results, indent=2) + "\n")
 
 
-def _write(folder: Path, results: dict[str, Any], samples: torch.Tensor, data: "Source") -> None:
+def _write(
+    folder: Path,
+    results: dict[str, Any],
+    samples: torch.Tensor,
+    data: "Source",
+    names: list[str] | None,
+) -> None:
     """Write results.json and samples.png; points are drawn over data."""
     write_results(folder, results)
     if samples.ndim == 2:
         behind = data.read(range(min(NUM_POINTS_SHOWN, data.count)))
         save_picture(samples[:NUM_POINTS_SHOWN], folder / "samples.png", behind)
     else:
-        save_picture(samples[:NUM_IMAGES_SHOWN], folder / "samples.png")
+        save_picture(samples[:NUM_IMAGES_SHOWN], folder / "samples.png", names=names)
 
 
 @dataclass(frozen=True)

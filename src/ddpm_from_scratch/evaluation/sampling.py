@@ -18,7 +18,7 @@ from accelerate.utils import gather
 from tqdm.auto import tqdm
 
 from .. import checks
-from ..measures.plots import point_cloud, sample_grid
+from ..measures.plots import labelled_grid, point_cloud, sample_grid
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, default_num_inference_steps
 from ..runtime.seeds import stream_seed
 
@@ -167,14 +167,31 @@ def _shared(made: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
     return [batch[:size].cpu() for batch, size in zip(gather(padded).split(length), sizes, strict=False)]
 
 
-def save_picture(samples: torch.Tensor, path: Path, reference: torch.Tensor | None = None) -> None:
+def names_of_samples(pipeline: DDPMFromScratchPipeline, count: int) -> list[str] | None:
+    """Return the class of each of the first samples of `generate`, by name or number; None without any."""
+    num_classes = count_classes(pipeline)
+    if num_classes is None:
+        return None
+    names = {int(label): name for label, name in (pipeline.config.get("id2label") or {}).items()}
+    return [names.get(number % num_classes, str(number % num_classes)) for number in range(count)]
+
+
+def save_picture(
+    samples: torch.Tensor,
+    path: Path,
+    reference: torch.Tensor | None = None,
+    names: list[str] | None = None,
+) -> None:
     """Save samples as PNG: images (N, C, H, W) in [-1, 1] in a grid, points (N, 2) as a cloud over others.
 
-    Small images are enlarged; of images without 1 or 3 channels the first channel is shown.
+    With the names of their classes, each class has a row. Small images are enlarged; of images without 1 or 3
+    channels the first channel is shown.
     """
     if samples.ndim == 2:
         point_cloud(samples.numpy(), path, None if reference is None else reference.numpy())
         return
     images = ((samples + 1) / 2).permute(0, 2, 3, 1).numpy()
     drawable = images if images.shape[-1] in (1, 3) else images[..., :1]
-    sample_grid(drawable, pixel_size=max(1, 48 // max(images.shape[1:3]))).save(path)
+    size = max(1, 48 // max(images.shape[1:3]))
+    picture = sample_grid(drawable, None, size) if names is None else labelled_grid(drawable, names, size)
+    picture.save(path)

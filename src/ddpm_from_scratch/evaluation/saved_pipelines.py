@@ -8,10 +8,17 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from accelerate.utils.operations import convert_outputs_to_fp32
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from ..data.datasets import TrainingData, load_training_data
 from ..data.settings import DataConfig
 from ..hub.cards import layout_of
+from ..hub.requests import CONNECTION_ERRORS
 from ..hub.upload import PIPELINE_FILES
 from ..networks.models import sample_shape
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
@@ -22,6 +29,10 @@ from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
 from ..schedulers.scheduling_few_step import FewStepScheduler
 from .sampling import count_classes
 
+_NOT_FETCHED: tuple[type[Exception], ...] = (
+    HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError,
+    *CONNECTION_ERRORS,
+)  # fmt: skip
 SAMPLERS = {"few_step": FewStepScheduler, "ddpm": DDPMFromScratchScheduler}
 
 
@@ -83,7 +94,14 @@ def load_pipeline_and_data(
     Raises:
         ConfigError: data that do not go with the pipeline.
     """
-    pipeline = DDPMFromScratchPipeline.from_pretrained(name, cache_dir=cache_dir)
+    try:
+        pipeline = DDPMFromScratchPipeline.from_pretrained(name, cache_dir=cache_dir)
+    except _NOT_FETCHED as error:
+        raise ConfigError(
+            f"pipeline is {name!r}: there is no such folder, and of the Hub it cannot be had "
+            f"({str(error).splitlines()[0]}). Give the folder of a pipeline; or download it where there is a "
+            f"connection, hf download {name}, and leave HF_HUB_OFFLINE unset."
+        ) from error
     data = None if config is None else _data_of(pipeline, config)
     device = PartialState().device
     pipeline.to(device)

@@ -260,7 +260,10 @@ def calibrate(
     def noise(count: int, drawn_from: torch.Generator | None = generator) -> torch.Tensor:
         return torch.randn((count, *shape), generator=drawn_from, device=source).to(device)
 
-    with logging.tqdm(desc="calibrating", unit="evaluation", disable=not progress_bar) as progress:
+    total = None if distance is None else expected_evaluations(counts, num_samples, batch_size)
+    with logging.tqdm(
+        desc="calibrating, about", total=total, unit="evaluation", disable=not progress_bar
+    ) as progress:
         evaluations = min(_DENSITY_EVALUATIONS, num_train_timesteps)
         density = equal_error_density(denoiser, noise(8), evaluations, on_evaluation=progress.update)
         calibration: dict[str, Any] = {"half_log_snr": density[0], "density": density[1]}
@@ -311,6 +314,14 @@ def calibrate(
                 )
             steps[str(count)] = best.plan.entry()
         return calibration | {"steps": steps}
+
+
+def expected_evaluations(num_steps: Sequence[int], num_samples: int, batch_size: int) -> int:
+    """Return about how many batches a search evaluates; how long its descents are is not known before."""
+    descent = [1] * (len(_LAST) + 1 + len(SPACINGS))
+    of_kind = [*descent, *[_SECOND_ROUND] * (_OF_EACH_KIND + len(_NOISE_SCALES)), _LAST_ROUND]
+    rounds = [_NOISE_ROUND] * len(_NOISES) + of_kind * _KINDS
+    return sum(num_steps) * sum(math.ceil(each * num_samples / batch_size) for each in rounds)
 
 
 def _timesteps(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 # Okabe & Ito (2008): eight colours that people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -43,6 +43,39 @@ def sample_grid(
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
         canvas[top : top + height, left : left + width] = tile
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def labelled_grid(
+    images: np.ndarray, labels: Sequence[str], pixel_size: int = 1, gap: int = 2
+) -> Image.Image:
+    """Return one picture with a row of images for each label, which is written beside it.
+
+    Rows are in the order in which labels appear first; a row may be shorter than others.
+
+    Args:
+        images: as in `sample_grid`.
+        labels: of each image.
+        pixel_size: likewise.
+        gap: likewise.
+
+    Raises:
+        ValueError: as in `sample_grid`, or not one label for each image.
+    """
+    if len(labels) != len(images):
+        raise ValueError(f"got {len(images)} images and {len(labels)} labels; give one label for each image.")
+    of_label = {label: [i for i, one in enumerate(labels) if one == label] for label in labels}
+    columns = max(map(len, of_label.values()))
+    blank = np.full_like(images[:1], 127 / 255)
+    rows = [np.concatenate([images[own], *[blank] * (columns - len(own))]) for own in of_label.values()]
+    grid = sample_grid(np.concatenate(rows), columns, pixel_size, gap).convert("RGB")
+    font, height = ImageFont.load_default(), images.shape[1] * pixel_size + gap
+    width = max(round(font.getlength(label)) for label in of_label) + 8
+    picture = Image.new("RGB", (grid.width + width, grid.height), "white")
+    picture.paste(grid, (width, 0))
+    draw = ImageDraw.Draw(picture)
+    for row, label in enumerate(of_label):
+        draw.text((width - 4, row * height + (height - gap) / 2), label, "black", font, anchor="rm")
+    return picture
 
 
 def new_figure(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Any, Any]:

@@ -53,6 +53,16 @@ MODEL_CONFIGS: dict[str, dict[str, Any]] = {
         "attention_head_dim": 64,
         **_blocks((False, False, True)),
     },
+    # 32 px on a CPU, in minutes.
+    "pictures-32": {
+        "sample_size": 32,
+        "in_channels": 3,
+        "block_out_channels": (32, 64, 64),
+        "layers_per_block": 1,
+        "attention_head_dim": 16,
+        "norm_num_groups": 8,
+        **_blocks((False, False, True)),
+    },
     # Ho et al. 2020 (arXiv:2006.11239), appendix B: the CIFAR-10 network, 35.7M parameters.
     "ddpm-cifar10": {
         "sample_size": 32,

@@ -215,7 +215,13 @@ class TrainingConfig(DataConfig):
         "Epochs between two sample grids; for a stream, a grid at each checkpoint.",
         on_resume=FREE,
         least=1,
-        used_with=Only("streaming", (False,)),
+        used_with=(Only("streaming", (False,)), Only("save_images_steps", (None,))),
+    )
+    save_images_steps: int | None = flag(
+        None,
+        "Optimizer updates between two sample grids, in place of --save_images_epochs.",
+        on_resume=FREE,
+        least=1,
     )
     save_model_epochs: int = flag(
         10,

@@ -115,13 +115,16 @@ def ends_epochs(run: Run, update: Update, count: int) -> bool:
 
 
 class Samples:
-    """A picture in samples/ every `save_images_epochs` epochs."""
+    """A picture in samples/ every `save_images_steps` updates, else every `save_images_epochs` epochs."""
 
     def __init__(self, run: Run):
         self.run = run
 
     def is_due(self, update: Update) -> bool:
-        """Return whether it is time."""
+        """Return whether it is time; what is left at the end comes from the report."""
+        steps = self.run.config.save_images_steps
+        if steps is not None:
+            return update.number % steps == 0 and not (update.is_last or update.stop)
         return ends_epochs(self.run, update, self.run.config.save_images_epochs)
 
     def __call__(self, update: Update) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..data.datasets import TrainingData
-from ..evaluation.sampling import generate, save_picture
+from ..evaluation.sampling import generate, names_of_samples, save_picture
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import warn
 from ..runtime.processes import on_main
@@ -135,9 +135,10 @@ class Run:
         config, accelerator = self.config, self.accelerator
         is_points = len(self.data.sample_shape) == 1
         count = max(config.eval_batch_size, _LEAST_POINTS) if is_points else config.eval_batch_size
+        pipeline = self.pipeline()
         try:
             samples = generate(
-                self.pipeline(), count, batch_size=math.ceil(count / accelerator.num_processes),
+                pipeline, count, batch_size=math.ceil(count / accelerator.num_processes),
                 num_inference_steps=config.ddpm_num_inference_steps, seed=config.seed, purpose="samples",
                 guidance_scale=config.guidance_scale, on_step=self.stop.check,
             ).samples  # fmt: skip
@@ -148,4 +149,4 @@ class Run:
         if accelerator.is_main_process:
             with disk_errors_named(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                save_picture(samples, path, self.data.held_out)
+                save_picture(samples, path, self.data.held_out, names_of_samples(pipeline, count))

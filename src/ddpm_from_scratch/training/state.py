@@ -27,7 +27,8 @@ from .updates.updater import make_updater
 class RunState:
     """The state of a run after some update, at first that of its weights to begin with.
 
-    Its counters: `update`, updates done; `samples_seen`; `nonfinite_updates`, updates skipped, and
+    Its counters: `update`, updates done, and `applied_updates` of them that changed the weights;
+    `samples_seen`; `nonfinite_updates`, updates skipped because of what is not finite, and
     `nonfinite_in_row` of them without one between that was applied; `train_seconds` until `began`;
     `stream_state`, where in a stream of data; `saved_update`, that of the latest checkpoint.
 
@@ -67,7 +68,8 @@ class RunState:
         self.loss_aware = (
             LossAwareTimesteps(config.ddpm_num_steps) if config.timestep_sampling == "loss_aware" else None
         )
-        self.update = self.samples_seen = self.nonfinite_updates = self.nonfinite_in_row = 0
+        self.update = self.applied_updates = 0
+        self.samples_seen = self.nonfinite_updates = self.nonfinite_in_row = 0
         self.stream_state: dict[str, Any] | None = None
         self.saved_update: int | None = None
         self.train_seconds, self.began = 0.0, time.perf_counter()
@@ -120,6 +122,7 @@ class RunState:
             "stream_state": self.stream_state,
             "optimizer": optimizer_numbers,
             "ema_updates": self.ema.updates if self.ema is not None else 0,
+            "applied_updates": self.applied_updates,
             "nonfinite_updates": self.nonfinite_updates,
             "nonfinite_in_row": self.nonfinite_in_row,
             "bad_images": self.bad_images.problems,
@@ -163,6 +166,8 @@ class RunState:
         self.update = self.saved_update = manifest["step"]
         self.samples_seen, self.stream_state = numbers["samples_seen"], numbers["stream_state"]
         self.nonfinite_updates = numbers["nonfinite_updates"]
+        # Earlier versions did not count those that the search for a loss scale skipped.
+        self.applied_updates = numbers.get("applied_updates", self.update - self.nonfinite_updates)
         self.nonfinite_in_row = numbers["nonfinite_in_row"]
         self.train_seconds = numbers["train_seconds"]
         self.bad_images.problems = numbers["bad_images"]

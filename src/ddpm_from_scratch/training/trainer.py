@@ -4,10 +4,11 @@ Everything random comes from streams named by the seed and the place (draws.py),
 evaluating are observers (observers.py): they change nothing of the result.
 """
 
+import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -29,6 +30,9 @@ from .recipe import changes_since
 from .run import Run
 from .updates.rates import rate_factor
 
+# The settings that the course of the learning rate is made of.
+_COURSE = ("max_train_steps", "num_epochs", "lr_scheduler", "lr_warmup_steps", "learning_rate")
+
 
 class Trainer(Run):
     """A run and the loop that drives it. Arguments as those of `Run`."""
@@ -48,13 +52,17 @@ class Trainer(Run):
 
     def _plan_updates(self) -> None:
         """Set the number of updates, and with it the course of the learning rate."""
-        if self.config.max_train_steps is not None:
-            self.total_updates = self.config.max_train_steps
+        self._rate_factor, self.total_updates = self._course(self.config)
+
+    def _course(self, config: TrainingConfig) -> tuple[Callable[[int], float], int]:
+        """Return the course of the learning rate by a configuration, and the number of updates it is over."""
+        if config.max_train_steps is not None:
+            total = config.max_train_steps
         else:
             assert self.data.num_samples is not None  # TrainingConfig asks a stream for max_train_steps
-            left = self.config.num_epochs * self.data.num_samples - self.state.samples_seen
-            self.total_updates = self.update + max(0, math.ceil(left / self.samples_per_update))
-        self._rate_factor = rate_factor(self.config, self.total_updates)
+            left = config.num_epochs * self.data.num_samples - self.state.samples_seen
+            total = self.update + max(0, math.ceil(left / self.samples_per_update))
+        return rate_factor(config, total), total
 
     @property
     def learning_rates(self) -> list[float]:
@@ -90,8 +98,21 @@ class Trainer(Run):
         self.state.load(folder, manifest)
         self._plan_updates()
         if is_main:
+            self._say_jump_of_rate(manifest["recipe"])
+        if is_main:
             for later in checkpoint.set_aside_later(self.output_dir, folder):
                 warn(f"{later} is no longer of this run; renamed")
+
+    def _say_jump_of_rate(self, recipe: dict[str, Any]) -> None:
+        """Say by how much the learning rate differs from what it was to be here in the run so far."""
+        known = {name: recipe[name] for name in _COURSE if name in recipe}
+        planned, total = self._course(dataclasses.replace(self.config, **known))
+        before, now = planned(self.update), self._rate_factor(self.update)
+        if total != self.total_updates and not math.isclose(before, now, rel_tol=0.01, abs_tol=1e-6):
+            warn(
+                f"the learning rate goes from {before:.0%} of its peak to {now:.0%} here: its course is laid "
+                f"over {self.total_updates} updates now, and was over {total}"
+            )
 
     def run(self, observers: Sequence[Observer] = ()) -> None:
         """Train to the last update; log, save, sample and export where it is due.
@@ -116,6 +137,16 @@ class Trainer(Run):
                             observer(update)
             except Stopped:  # also by an observer, while it samples
                 self._save_and_stop()
+        self._require_trained()
+
+    def _require_trained(self) -> None:
+        """Raise NonFiniteError if no update of the whole run was applied: the weights are fresh."""
+        if self.update and not self.state.applied_updates:
+            raise NonFiniteError(
+                f"none of the {self.update} updates was applied, as loss or gradient was never finite: "
+                "nothing was trained, and no pipeline is saved. With --mixed_precision fp16 the first ones "
+                "look for a loss scale: give the run more, or use bf16 or no; else lower --learning_rate."
+            )
 
     def updates(self) -> Iterator[Update]:
         """Train from the current update to the last, and yield each when it is done.
@@ -189,6 +220,7 @@ class Trainer(Run):
         loss, length, stop = status.tolist()
         loss, length = loss / accelerator.num_processes, length / accelerator.num_processes
         applied = updater.step(self.learning_rates, length, skip=not math.isfinite(loss + length))
+        state.applied_updates += applied
         if applied and state.ema is not None:
             state.ema.update(state.network)
         if applied and state.loss_aware is not None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ddpm_from_scratch.data import images
 from ddpm_from_scratch.data.images import Augmentation, DataError, decode_image
 
 
@@ -104,3 +105,35 @@ def test_crops_have_the_size_and_are_from_everywhere():
     corners = {divmod(int(crop[0, 0, 0]), 20) for crop in crops}
     assert all(crop.shape == (1, 20, 12) for crop in crops)
     assert {top for top, _ in corners} == set(range(11)) and {left for _, left in corners} == set(range(9))
+
+
+def transparent(mode):
+    """The left half is red, or dark grey, and whole; the right half is not there, and black beneath."""
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((200, 0, 0, 255), (0, 0, 4, 8))
+    if mode == "P":
+        palette = image.convert("RGB").quantize(2)
+        palette.info["transparency"] = palette.getpixel((7, 0))
+        return palette
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_pictures_are_drawn_on_white_and_that_is_said_once(mode, channels, capsys):
+    images.say_drawn_on_white.cache_clear()
+    encoded = io.BytesIO()
+    transparent(mode).save(encoded, "png")
+    for value in (transparent(mode), {"bytes": encoded.getvalue(), "path": None}):
+        array = decode_image(value, channels, 8, "image 0")
+        assert (array[:, 4:] == 255).all() and array[0, 0, 0] < 220
+    assert capsys.readouterr().err.count("drawn on white") == 1
+
+
+def test_transparency_that_is_kept_or_not_there_changes_nothing(capsys):
+    images.say_drawn_on_white.cache_clear()
+    kept = decode_image(transparent("RGBA"), 4, 8, "image 0")
+    assert (kept[:, 4:] == 0).all() and (kept[:, :4] == (200, 0, 0, 255)).all()
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    whole = Image.fromarray(noise).convert("RGBA")
+    assert (decode_image(whole, 3, 8, "image 0") == noise).all() and capsys.readouterr().err == ""

@@ -91,3 +91,10 @@ def test_a_scheduler_that_the_layout_cannot_hold_leaves_the_folder_as_it_was(tmp
     with pytest.raises(ConfigError, match="layout is 'portable', but stock diffusers cannot"):
         save_scheduler(DDPMFromScratchPipeline(pipeline.unet, analytic), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["me/no-such-model", "no/such/folder", "nowhere"])
+def test_a_pipeline_that_cannot_be_fetched_is_one_line_with_what_to_do(tmp_path, name):
+    """Offline, as all tests are."""
+    with pytest.raises(ConfigError, match=f"pipeline is '{name}': there is no such folder.*hf download"):
+        load_pipeline_and_data(name, None, cache_dir=str(tmp_path))

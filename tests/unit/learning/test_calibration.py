@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DModel
 
 from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, FewStepScheduler
-from ddpm_from_scratch.learning.calibration import calibrate, equal_error_density
+from ddpm_from_scratch.learning.calibration import calibrate, equal_error_density, expected_evaluations
 from ddpm_from_scratch.measures.metrics import sliced_wasserstein
 from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
 
@@ -163,6 +163,23 @@ def test_same_generator_finds_the_same(scheduler):
         for _ in range(2)
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("num_steps", [[3], [2, 5]])
+def test_the_total_of_the_bar_is_about_what_a_search_takes(scheduler, num_steps):
+    """Within a third: for a time left that can be planned with, as how long descents are is not known."""
+    model, taken = mixture(scheduler, [[1.0, 0.0], [-1.0, 0.5]], 0.01), 0
+
+    def count(candidate):
+        nonlocal taken
+        taken += len(candidate.plan.timesteps) * math.ceil(candidate.num_samples / 20)
+
+    calibrate(
+        Denoiser(model, scheduler), (2,), torch.Generator().manual_seed(1), num_steps=num_steps, tune=False,
+        num_samples=40, distance=lambda samples: float(samples.square().mean()), batch_size=20,
+        on_candidate=count, progress_bar=False,
+    )  # fmt: skip
+    assert taken == pytest.approx(expected_evaluations(num_steps, 40, 20), rel=1 / 3)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])

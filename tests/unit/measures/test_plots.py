@@ -32,3 +32,22 @@ def test_charts_of_a_run_are_written(tmp_path):
         plots.bound_chart(torch.arange(3), {}, tmp_path / "x.png")
     with pytest.raises(ValueError, match="one loss for each step"):
         plots.loss_curve([1], [], tmp_path / "x.png")
+
+
+def test_rows_of_a_labelled_grid_are_its_classes():
+    """In order of first appearance; a short row ends in the colour of the gaps; labels are beside."""
+    images = np.stack([np.full((8, 8, 3), value) for value in (0.0, 0.2, 0.4, 0.6, 1.0)])
+    picture = np.asarray(
+        plots.labelled_grid(images, ["cat", "dog", "cat", "cat", "dog"], pixel_size=2, gap=2)
+    )
+    assert picture.shape[0] == 2 * 16 + 2
+    grid = picture[:, -(3 * 18 - 2) :]
+    shades = [[grid[8 + 18 * row, 8 + 18 * column, 0] for column in range(3)] for row in range(2)]
+    assert shades == [[0, 102, 153], [51, 255, 127]]
+    beside = picture[:, : -(3 * 18 - 2)]
+    assert all((beside[top : top + 16] < 128).any() for top in (0, 18)), "a label in each row"
+
+
+def test_a_labelled_grid_needs_a_label_for_each_image():
+    with pytest.raises(ValueError, match="got 2 images and 1 labels"):
+        plots.labelled_grid(np.zeros((2, 4, 4, 1)), ["a"])

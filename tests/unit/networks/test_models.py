@@ -9,6 +9,7 @@ from ddpm_from_scratch.networks.models import image_sides, sample_shape
 PARAMETERS = {
     "digits": 634_273,
     "small-32": 6_472_195,
+    "pictures-32": 1_113_955,
     "ddpm-cifar10": 35_746_307,
     "ddpm-256": 113_673_219,
     "points": 42_242,

@@ -116,7 +116,7 @@ def test_no_observer_sees_an_update_that_ends_the_run(tmp_path, monkeypatch):
 def fake_run(seen, num_samples=100, per_update=10, **config):
     settings = {"checkpointing_steps": 3, "save_images_epochs": 1, "save_model_epochs": 2}
     return SimpleNamespace(
-        config=SimpleNamespace(**settings | config),
+        config=SimpleNamespace(save_images_steps=None, **settings | config),
         data=SimpleNamespace(num_samples=num_samples),
         state=SimpleNamespace(samples_seen=seen),
         samples_per_update=per_update,
@@ -157,3 +157,14 @@ def test_of_a_stream_a_checkpoint_interval_counts_as_an_epoch():
     run = fake_run(seen=30, num_samples=None)
     assert observers.Exports(run).is_due(Update(6, 0, True, False, False, 0))
     assert not observers.Exports(run).is_due(Update(7, 0, True, False, False, 0))
+
+
+@pytest.mark.parametrize(
+    ("flags", "numbers"), [(["--save_images_steps=1"], [1, 2, 3]), (["--save_images_steps=3"], [3])]
+)
+def test_pictures_are_made_every_so_many_updates(tmp_path, flags, numbers):
+    """However many epochs that is; the last update has its picture from the report."""
+    trainer = make_trainer(tmp_path / "run", *flags)
+    trainer.run()
+    pictures = sorted((tmp_path / "run" / "samples").glob("*.png"))
+    assert [int(path.stem.split("-")[1]) for path in pictures] == numbers

@@ -1,9 +1,11 @@
 """The loop: how many updates, at what rate, and that a run resumed is the run that went straight on."""
 
+import re
+
 import pytest
 import torch
 
-from ddpm_from_scratch.runtime.errors import ConfigError
+from ddpm_from_scratch.runtime.errors import ConfigError, NonFiniteError
 from trainers import make_trainer, weights
 
 
@@ -50,3 +52,49 @@ def test_another_recipe_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(ConfigError, match="seed: 0 -> 4"):
         other.resume("latest")
     assert other.update == 0 and torch.equal(weights(other), before)
+
+
+def never_finite(trainer):
+    trainer.state.updater.gradient_norm = lambda: torch.tensor(float("nan"))
+    return trainer
+
+
+def test_a_run_of_which_no_update_was_applied_does_not_end_well(tmp_path):
+    """Fewer than --max_nonfinite_steps, and also in two parts; one that was applied is enough."""
+    trainer = never_finite(make_trainer(tmp_path / "a", "--max_nonfinite_steps=9", "--checkpointing_steps=2"))
+    with pytest.raises(NonFiniteError, match="none of the 4 updates was applied.*no pipeline is saved"):
+        trainer.run()
+    resumed = make_trainer(tmp_path / "a", "--max_nonfinite_steps=9")
+    resumed.resume("latest")
+    with pytest.raises(NonFiniteError, match="none of the 4 updates"):
+        resumed.run()
+    once = make_trainer(tmp_path / "b", "--max_nonfinite_steps=9", "--checkpointing_steps=1")
+    updates = once.updates()
+    next(updates)
+    once.save_checkpoint()
+    rest = never_finite(make_trainer(tmp_path / "b", "--max_nonfinite_steps=9"))
+    rest.resume("latest")
+    rest.run()
+    assert rest.state.applied_updates == 1 and rest.state.nonfinite_updates == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--max_train_steps=8"], "from 50% of its peak to 93%.*over 8 updates now, and was over 4"),
+        (["--max_train_steps=5"], "from 50% of its peak to 75%"),
+        (["--max_train_steps=8", "--lr_scheduler=constant"], ""),
+        ([], ""),
+    ],
+)
+def test_a_jump_of_the_learning_rate_is_said_when_a_run_is_resumed_for_longer(tmp_path, flags, says, capsys):
+    first = make_trainer(tmp_path, "--lr_scheduler=" + ("constant" if len(flags) > 1 else "cosine"))
+    updates = first.updates()
+    for _ in range(3):
+        next(updates)
+    first.save_checkpoint()
+    resumed = make_trainer(tmp_path, "--allow_recipe_change", "--resume_from_checkpoint=latest", *flags)
+    capsys.readouterr()
+    resumed.resume("latest")
+    said = [line for line in capsys.readouterr().err.splitlines() if "of its peak" in line]
+    assert len(said) == bool(says) and (not says or re.search(says, said[0]))
