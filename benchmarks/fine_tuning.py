@@ -1,9 +1,10 @@
-"""What trained weights give on new pictures: `python benchmarks/fine_tuning.py`, 12 minutes of one core.
+"""What trained weights give on new pictures: `python benchmarks/fine_tuning.py`, 15 minutes of one core.
 
 A network is trained on the digits 0-4, and then others on the digits 5-9, which it has never seen, of which
 there are few or many, for equal seconds of processor time:
 
 - `fresh`: fresh weights, training/configs/digits.yaml.
+- `fresh, batches of 32`: the same with the batch of fine_tune.yaml, so with about as many updates.
 - `weights`: --init_from the network of 0-4, training/configs/fine_tune.yaml.
 - `weights, low rate`: the same with AdamW at a learning rate of 3e-4, which moves the weights less.
 
@@ -44,6 +45,7 @@ LOW_RATE = ("--optimizer=adamw", "--learning_rate=3e-4")
 # Way to start -> its recipe, flags over it, and whether it has the weights.
 STARTS: dict[str, tuple[str, tuple[str, ...], bool]] = {
     "fresh": ("digits.yaml", (), False),
+    "fresh, batches of 32": ("digits.yaml", ("--train_batch_size=32",), False),
     "weights": ("fine_tune.yaml", (), True),
     "weights, low rate": ("fine_tune.yaml", LOW_RATE, True),
 }
