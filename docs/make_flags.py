@@ -23,6 +23,8 @@ def values_of(hint: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(hint))
     if get_origin(options[0]) is Literal:
         return values_of(options[0])
+    if get_origin(options[0]) is tuple:
+        return f"{len(get_args(options[0]))} numbers"
     words = {int: "integer", float: "number", str: "text", bool: "true or false"}
     return " or ".join(words[option] for option in options)
 

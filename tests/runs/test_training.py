@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+import evaluate
 from common import ROOT, run_training
 from ddpm_from_scratch import (
     DDPMFromScratchPipeline,
@@ -19,6 +20,7 @@ from ddpm_from_scratch import (
     FewStepScheduler,
     model_config,
 )
+from ddpm_from_scratch.data.datasets import load_digits
 from faults import NetworksAtTheEnd
 from runs import TINY, Run
 
@@ -128,6 +130,49 @@ def test_resumed_run_equals_the_straight_one(tmp_path):
     for name in (WEIGHTS, "unet/diffusion_pytorch_model.non_ema.safetensors"):
         assert digest(tmp_path / "straight", name) == digest(tmp_path / "resumed", name)
     assert [row["step"] for row in log_rows(tmp_path / "resumed")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_digits_from_an_npz_and_from_a_csv_give_the_weights_of_the_built_in_ones(tmp_path):
+    images, labels, _, _ = load_digits()
+    numbers = ((images[:, 0] + 1) * 8).round().to(torch.uint8).numpy()
+    np.savez(tmp_path / "digits.npz", images=numbers, labels=labels.numpy())
+    table = np.concatenate([labels.numpy()[:, None], numbers.reshape(len(numbers), -1)], axis=1)
+    names = ",".join(["label", *(f"pixel{number}" for number in range(64))])
+    np.savetxt(tmp_path / "digits.csv", table, fmt="%d", delimiter=",", header=names, comments="")
+    (tmp_path / "range.yaml").write_text("value_range: [0, 16]\n")
+    common = ("--label_column=label", "--random_flip", "--variance_type=learned_range", "--vlb_weight=0.1")
+    of_file = (*common, "--resolution=8", f"--config={tmp_path / 'range.yaml'}")
+    run_training(tmp_path / "built_in", *common)
+    for ending in ("npz", "csv"):
+        data = [f"--train_data_dir={tmp_path}/digits.{ending}"]
+        run_training(tmp_path / ending, *of_file, data=data)
+        assert digest(tmp_path / ending) == digest(tmp_path / "built_in")
+
+
+def test_a_run_on_floats_resumes_exactly_and_its_pipeline_can_be_judged(tmp_path, capfd):
+    generator = np.random.default_rng(0)
+    for name, count in (("train", 24), ("unseen", 12)):
+        np.save(tmp_path / f"{name}.npy", generator.normal(0, 300, (count, 2, 8, 8)).astype(np.float32))
+    data = [f"--train_data_dir={tmp_path}/train.npy"]
+    flags = ("--channels=2", "--resolution=8")
+    refused = run_training(tmp_path / "refused", *flags, data=data, check=False)
+    check_refused(refused, "--value_range LOW HIGH")
+    flags += ("--value_range", "-2000", "2000")
+    run_training(tmp_path / "straight", *flags, data=data)
+    run_training(tmp_path / "parts", *flags, "--max_train_steps=2", data=data)
+    resume = ("--resume_from_checkpoint=latest", "--allow_recipe_change")
+    run_training(tmp_path / "parts", *flags, *resume, data=data)
+    assert digest(tmp_path / "parts") == digest(tmp_path / "straight")
+    other = run_training(
+        tmp_path / "parts", *flags[:2], *resume, "--value_range", "-3000", "3000", data=data, check=False
+    )
+    check_refused(other, "value_range")
+    status = evaluate.main(
+        [str(tmp_path / "straight"), *data, "--value_range", "-2000", "2000", "--num_samples=12",
+         "--features=pixels", "--num_inference_steps=2", f"--reference_data_dir={tmp_path}/unseen.npy",
+         "--likelihood"]
+    )  # fmt: skip
+    assert status == 0 and "nats" in capfd.readouterr().out
 
 
 def test_checkpoint_and_sample_frequency_change_nothing(tmp_path):

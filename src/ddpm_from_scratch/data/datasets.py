@@ -1,5 +1,6 @@
 """Training data: the built-in digits and points, image folders, and datasets of the Hub or on disk."""
 
+import itertools
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -12,15 +13,20 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.points import POINT_DATASETS
+from ..runtime.errors import warn
 from ..runtime.privacy import without_folders
-from .images import IMAGE_MODES, Augmentation, BadImages, DataError, Decoder
+from .images import IMAGE_MODES, Augmentation, BadImages, Decoder, own_channels
 from .labels import Labels, read_labels
 from .listing import Listing
 from .order import Batch, ImageStream, PositionDataset, load_batches, positions_of
 from .rows import load_rows, read_rows
 from .settings import DataConfig
 from .sizes import Resolution, as_setting, sides
+from .values import DataError, RangeError, Values, in_network_units
 
+# Images that are looked at before a run begins: as long as their numbers use a small part of their range, and
+# where that is not known.
+NUM_LOOKED_AT, NUM_LOOKED_AT_FOR_RANGE = 16, 2000
 # Decoded images are kept in memory up to this size.
 MAX_BYTES_IN_MEMORY = 4 * 2**30
 NUM_POINTS = 50_000
@@ -199,9 +205,9 @@ def _check_column(rows: Any, column: str, flag: str) -> None:
 def _image_data(config: DataConfig, resolution: Resolution, channels: int | None) -> TrainingData:
     import datasets
 
-    rows, listing = load_rows(config)
+    rows, listing = load_rows(config, channels)
     _check_column(rows, config.image_column, "--image_column")
-    features = rows.features or {}
+    features: dict[str, Any] = dict(rows.features or {})
     if isinstance(features.get(config.image_column), datasets.Image):
         rows = rows.cast_column(config.image_column, datasets.Image(decode=False))
         if channels not in (None, *IMAGE_MODES):
@@ -209,7 +215,9 @@ def _image_data(config: DataConfig, resolution: Resolution, channels: int | None
                 f"--channels is {channels}, but images have {tuple(IMAGE_MODES)}; other data need an array "
                 "column."
             )
-    channels = channels or 3
+    kind = _kind_of_numbers(features.get(config.image_column))
+    first: dict[str, Any] = next(read_rows(rows), {})
+    channels = channels or own_channels(first.get(config.image_column)) or 3
     classes, numbers = None, None
     if config.label_column is not None:
         _check_column(rows, config.label_column, "--label_column")
@@ -219,7 +227,8 @@ def _image_data(config: DataConfig, resolution: Resolution, channels: int | None
     files = None if listing is None else _say(listing, classes, numbers)
     if config.streaming and hasattr(rows, "num_rows"):
         rows = rows.to_iterable_dataset()
-    decoder = Decoder(rows, config.image_column, channels, resolution)
+    values = Values(config.value_range)
+    decoder = Decoder(rows, config.image_column, channels, resolution, values, kind)
     augmentation = Augmentation(config.seed, resolution, config.center_crop, config.random_flip)
     bad_images = BadImages(config.skip_bad_images)
     dataset, stream = None, None
@@ -231,6 +240,9 @@ def _image_data(config: DataConfig, resolution: Resolution, channels: int | None
         images, found_at = _decode_all(decoder, bad_images)
         labels = None if numbers is None else numbers[found_at]
         dataset = PositionDataset(images, labels, config.seed, augmentation)
+    remark = values.remark(f"the pixels of the {'first ' if values.num_seen <= NUM_LOOKED_AT else ''}images")
+    if remark is not None and int(os.environ.get("RANK", 0)) == 0:
+        warn(remark)
     return TrainingData(
         dataset=dataset,
         stream=stream,
@@ -239,6 +251,7 @@ def _image_data(config: DataConfig, resolution: Resolution, channels: int | None
         held_out=None,
         name=without_folders(config.dataset_name or str(Path(config.train_data_dir or "").resolve())),
         bad_images=bad_images,
+        levels=values.levels,
         class_names=None if classes is None else classes.names,
         files=files,
     )
@@ -258,16 +271,57 @@ def _say(listing: Listing, classes: Labels | None, numbers: torch.Tensor | None)
     }
 
 
+def _kind_of_numbers(feature: Any) -> str | None:
+    """Return the kind of the numbers in a column of arrays, which its rows do not say; None for another."""
+    while hasattr(feature, "feature"):  # of lists in lists
+        feature = feature.feature
+    name = str(getattr(feature, "dtype", ""))
+    return name if name in ("bool", *(f"{kind}{bits}" for kind in ("int", "uint", "float")
+                                      for bits in (8, 16, 32, 64))) else None  # fmt: skip
+
+
 def _check_first(
     rows: Iterator[tuple[int | None, Any]], decoder: Decoder, bad_images: BadImages
 ) -> np.ndarray:
-    """Return the first image that can be read."""
+    """Return the first image that can be read; look at more, if its numbers use a small part of their range.
+
+    Raises:
+        DataError: none can be read.
+        RangeError: nothing says the range of the numbers.
+    """
+    first = None
     for index, row in rows:
         try:
-            return decoder.decode(row, index)
+            image = decoder.decode(row, index)
+        except RangeError as error:
+            raise _with_other_rows(error, rows, decoder) from error
         except DataError as error:
-            bad_images.add([str(error)])
+            if first is None:
+                bad_images.add([str(error)])
+            continue
+        first = image if first is None else first
+        if decoder.values.num_seen == NUM_LOOKED_AT or decoder.values.remark("") is None:
+            break
+    if first is not None:
+        return first
     raise DataError("the data set has no rows." if not bad_images.problems else bad_images.problems[0])
+
+
+def _with_other_rows(
+    error: RangeError, rows: Iterator[tuple[int | None, Any]], decoder: Decoder
+) -> RangeError:
+    """Return the error of a picture whose range is not known, with the numbers of more rows."""
+    least, most = error.least, error.most
+    seen = itertools.islice(rows, NUM_LOOKED_AT_FOR_RANGE)
+    for index, row in seen:
+        try:
+            decoder.decode(row, index)
+        except RangeError as other:
+            least, most = min(least, other.least), max(most, other.most)
+        except DataError:
+            continue
+    is_all = next(rows, None) is None
+    return RangeError("the images have" if is_all else "the first images have", error.kind, least, most)
 
 
 def _decode_all(decoder: Decoder, bad_images: BadImages) -> tuple[Sequence[Any] | Decoder, list[int]]:
@@ -284,10 +338,14 @@ def _decode_all(decoder: Decoder, bad_images: BadImages) -> tuple[Sequence[Any] 
     for index in tqdm(range(count), desc="decoding images", unit="image", disable=hidden):
         try:
             images[index] = decoder[index]
+        except RangeError as error:
+            raise _with_other_rows(error, ((i, decoder.rows[i]) for i in range(count)), decoder) from error
         except DataError as error:
             bad_images.add([str(error)])
     readable = sorted(images)
     found_at = [readable[bisect_left(readable, index) % len(readable)] for index in range(count)]
+    if len({image.dtype for image in images.values()}) > 1:
+        images = {i: in_network_units([torch.tensor(image)])[0].numpy() for i, image in images.items()}
     if all(image.shape[:2] == decoder.resolution for image in images.values()):
         stacked = np.stack([images[index] for index in found_at])
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), found_at  # type: ignore[return-value]

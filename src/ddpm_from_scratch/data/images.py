@@ -1,124 +1,161 @@
 """Images: decoded to one size and number of channels, cropped and mirrored by position, in network units."""
 
+import base64
+import binascii
 import errno
 import functools
 import hashlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from ..runtime.errors import ConfigError, warn
+from ..runtime.errors import warn
 from ..runtime.seeds import stream_seed
 from .archives import read_file
+from .arrays import NUMPY_FILE, array_of, channels_of, picture_of_array
+from .pixels import deep_pixels, open_picture, with_channels
 from .sizes import Resolution, as_setting, sides
+from .values import BYTE, DataError, Range, Values, to_network_units
 
 IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # A longer image than this is a mistake, and scaled to cover the size of training it would fill the memory.
 MAX_SIDE_RATIO = 100
 
-
 FAULTS_OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 
 
-class DataError(ConfigError):
-    """Data that cannot be read; the message is one line that names the file, column or sample."""
+def decode_image(
+    value: Any, channels: int, resolution: Resolution, label: str, values: Values | None = None
+) -> np.ndarray:
+    """Return an image as an array (H, W, channels) that just covers `resolution`, in its own shape.
 
-
-def to_network_units(images: torch.Tensor) -> torch.Tensor:
-    """Return uint8 images as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def decode_image(value: Any, channels: int, resolution: Resolution, label: str) -> np.ndarray:
-    """Return an image as a uint8 array (H, W, channels) that just covers `resolution`, in its own shape.
+    Pictures and arrays of 8 bits are uint8. All others are float32 in the network's units, scaled and resized
+    in floats; whole numbers are whole in their own range afterwards, too.
 
     Args:
-        value: {"bytes", "path"} of an undecoded image column, a PIL image, or an array (H, W) or (H, W, C) of
-            uint8.
+        value: an encoded picture or array file: its bytes, {"bytes", "path"}, base64 text or a path; a PIL
+            image; or an array (H, W), (H, W, C) or (C, H, W) of numbers.
         channels: 1, 3 or 4 for images; the number an array has.
         resolution: height and width to cover; a square's is the length of the shorter side. Bilinear, as
             diffusers' script does.
         label: what to call the image in an error.
+        values: the range of the numbers; it takes note of them.
 
     Raises:
-        DataError: the image cannot be read, or the array has another number of channels.
+        DataError: the image cannot be read, the array has another number of channels, or its numbers are
+            outside their range.
     """
+    values = values or Values()
     target = sides(resolution)
-    if not isinstance(value, (list, np.ndarray, dict, Image.Image)):
-        raise DataError(f"{label} is {value!r:.60}, but must be an image or an array; see --image_column.")
-    if isinstance(value, (list, np.ndarray)):
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise DataError(f"{label} is a list of lists of different lengths, not an array.") from error
-        array = array[..., None] if array.ndim == 2 else array
-        if (
-            array.ndim != 3
-            or array.shape[2] != channels
-            or array.dtype.kind not in "iu"
-            or array.min(initial=0) < 0
-            or array.max(initial=0) > 255
-        ):
-            raise DataError(
-                f"{label} is an array of shape {array.shape} and dtype {array.dtype}, but must be (H, W, "
-                f"{channels}) "
-                "with integers in 0..255; --channels gives their number."
-            )
-        planes = [
-            _resize(Image.fromarray(np.ascontiguousarray(array[..., plane], dtype=np.uint8)), target)
-            for plane in range(channels)
-        ]
+    pixels, known = _pixels_of(value, channels, label, values)
+    _check_shape(pixels, target, label)
+    if isinstance(pixels, Image.Image):
+        if values.given is None:
+            resized = np.asarray(_resize(pixels, target))
+            resized = resized[..., None] if resized.ndim == 2 else resized
+            values.see(resized, BYTE)
+            return resized
+        pixels = np.asarray(pixels).reshape(pixels.height, pixels.width, channels)
+    limits = values.range_of(pixels, known, label)
+    values.see(pixels, limits)
+    if pixels.dtype == np.uint8 and limits == BYTE:
+        planes = [_resize(Image.fromarray(plane), target) for plane in _planes(pixels)]
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    return _in_units(pixels, target, limits)
+
+
+def _planes(pixels: np.ndarray) -> list[np.ndarray]:
+    return [np.ascontiguousarray(pixels[..., plane]) for plane in range(pixels.shape[2])]
+
+
+def _check_shape(pixels: Image.Image | np.ndarray, target: tuple[int, int], label: str) -> None:
+    """Raise DataError for an image that covers the target many times over once it covers it."""
+    size = (pixels.height, pixels.width) if isinstance(pixels, Image.Image) else pixels.shape[:2]
+    height, width = size[0] / target[0], size[1] / target[1]
+    if max(height, width) > MAX_SIDE_RATIO * min(height, width):
+        beside = "" if target[0] == target[1] else f", relative to --resolution {as_setting(*target)}"
+        raise DataError(
+            f"{label} is {size[1]} x {size[0]} pixels, but one side may be at most {MAX_SIDE_RATIO} times "
+            f"the other{beside}."
+        )
+
+
+def _covering(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of an image scaled until both are at least those of the target."""
+    scale = max(target[0] / height, target[1] / width)
+    return max(target[0], round(height * scale)), max(target[1], round(width * scale))
+
+
+def _resize(image: Image.Image, target: tuple[int, int]) -> Image.Image:
+    height, width = _covering(image.height, image.width, target)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _in_units(pixels: np.ndarray, target: tuple[int, int], limits: Range) -> np.ndarray:
+    """Return numbers as float32 in the network's units, resized if they must be."""
+    scaled = pixels.astype(np.float64)
+    if _covering(pixels.shape[0], pixels.shape[1], target) != pixels.shape[:2]:
+        planes = [_resize(Image.fromarray(plane), target) for plane in _planes(pixels.astype(np.float32))]
+        scaled = np.stack([np.asarray(plane) for plane in planes], axis=-1).astype(np.float64)
+        scaled = (np.rint(scaled) if pixels.dtype.kind in "bui" else scaled).clip(*limits)
+    return to_network_units(torch.from_numpy(scaled), *limits).numpy()
+
+
+def _pixels_of(value: Any, channels: int, label: str, values: Values) -> tuple[Any, Range | None]:
+    """Return a PIL image of 8 bits or an array (H, W, channels), and its range if its file says one."""
+    if isinstance(value, (list, np.ndarray)):
+        return picture_of_array(value, channels, label), None
     try:
-        if isinstance(value, dict):
-            encoded = value["bytes"]
-            if encoded is None:
-                encoded = read_file(value["path"])
-            value = Image.open(io.BytesIO(encoded))
-            # As datasets does: photos lie upright, whichever way the camera was held.
-            value = ImageOps.exif_transpose(value)
-            _check_shape(value, target)
-        resized = np.asarray(_resize(_in_mode(_in_bytes(value), IMAGE_MODES[channels]), target))
+        if isinstance(value, Image.Image):
+            pixels, known = deep_pixels(value), None
+        else:
+            encoded = _encoded(value, label)
+            if encoded.startswith(NUMPY_FILE):
+                array = np.load(io.BytesIO(encoded), allow_pickle=False)
+                return picture_of_array(array, channels, label), None
+            pixels, known = open_picture(encoded)
+        if channels not in IMAGE_MODES:
+            raise DataError(f"{label} is a picture, but --channels is {channels}: pictures have 1, 3 or 4.")
+        if isinstance(pixels, Image.Image):
+            return _in_mode(pixels, IMAGE_MODES[channels]), None
+        high = (values.given or known or (0, 65535 if pixels.dtype == np.uint16 else 1))[1]
+        if channels != 4 and pixels.shape[2] in (2, 4) and pixels[..., -1].min() < high:
+            say_drawn_on_white()
+        return with_channels(pixels, channels, high), known
+    except DataError:
+        raise
     except UnidentifiedImageError as error:  # its message is the address of a buffer
         raise DataError(f"{label} cannot be read as an image: no known format.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno in FAULTS_OF_THE_MACHINE:
             raise  # passing over the image would change the data
         raise DataError(f"{label} cannot be read as an image: {' '.join(str(error).split())}.") from error
-    return resized[..., None] if resized.ndim == 2 else resized
 
 
-def _in_bytes(image: Image.Image) -> Image.Image:
-    """Return an image with 8 bits a channel; PIL itself would cut off what is above 255.
+def own_channels(value: Any) -> int | None:
+    """Return how many channels an array of a row has; None for a picture, which can have any.
 
     Raises:
-        ValueError: pixels of a kind whose range nothing tells.
+        DataError: an array whose shape does not say it.
     """
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            f"its pixels are of kind {image.mode!r}, whose range is not known: save it with 8 or 16 bits"
-        )
-    return image
-
-
-def _check_shape(image: Image.Image, target: tuple[int, int]) -> None:
-    """Raise ValueError for an image that covers the target many times over once it covers it."""
-    height, width = image.height / target[0], image.width / target[1]
-    if max(height, width) > MAX_SIDE_RATIO * min(height, width):
-        beside = "" if target[0] == target[1] else f", relative to --resolution {as_setting(*target)}"
-        raise ValueError(
-            f"it is {image.width} x {image.height} pixels, but one side may be at most "
-            f"{MAX_SIDE_RATIO} times the other{beside}"
-        )
+    if isinstance(value, (list, np.ndarray)):
+        return channels_of(array_of(value, None, "image 0").shape, "image 0")
+    try:
+        encoded = _encoded(value, "image 0")
+        if not encoded.startswith(NUMPY_FILE):
+            return None
+        shape = np.load(io.BytesIO(encoded), allow_pickle=False).shape
+    except (OSError, ValueError):
+        return None  # what is wrong with it is said when it is decoded
+    return channels_of(shape, "image 0")
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -141,11 +178,30 @@ def say_drawn_on_white() -> None:
         warn("pictures are transparent in parts: they are drawn on white; --channels 4 keeps transparency")
 
 
-def _resize(image: Image.Image, target: tuple[int, int]) -> Image.Image:
-    """Return an image scaled until both sides are at least those of the target, height and width."""
-    scale = max(target[0] / image.height, target[1] / image.width)
-    height, width = max(target[0], round(image.height * scale)), max(target[1], round(image.width * scale))
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+def _encoded(value: Any, label: str) -> bytes:
+    """Return the bytes of a picture file: given as they are, as base64 text, or by its path."""
+    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
+        if value.get("bytes") is not None:
+            return value["bytes"]
+        value = value.get("path")
+    elif isinstance(value, str):
+        text = value
+        data_url = re.match(r"data:[^,]*;base64,", text)
+        if data_url is not None or (len(text) >= 32 and not os.path.exists(text)):
+            try:
+                return base64.b64decode(
+                    "".join(text[data_url.end() if data_url else 0 :].split()), validate=True
+                )
+            except binascii.Error as error:
+                if data_url is not None:
+                    raise ValueError(f"its base64 text is damaged: {error}") from error
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
+    if not isinstance(value, str):
+        raise DataError(f"{label} is {value!r:.60}, but must be an image or an array; see --image_column.")
+    if not value:
+        raise DataError(f"{label} is an empty text, but must be an image or an array; see --image_column.")
+    return read_file(value)
 
 
 class BadImages:
@@ -184,10 +240,21 @@ class Decoder:
         column: that holds the images.
         channels: of the result.
         resolution: height and width that the result covers.
+        values: the range of the numbers.
+        dtype: of arrays that come as lists, which do not say it.
     """
 
-    def __init__(self, rows: Any, column: str, channels: int, resolution: Resolution):
+    def __init__(
+        self,
+        rows: Any,
+        column: str,
+        channels: int,
+        resolution: Resolution,
+        values: Values | None = None,
+        dtype: str | None = None,
+    ):
         self.rows, self.column, self.channels, self.resolution = rows, column, channels, sides(resolution)
+        self.values, self.dtype = values or Values(), dtype
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -201,11 +268,15 @@ class Decoder:
         """Return the image of a row; an error names its index, its file, or its SHA-256 if it has neither."""
         value = row[self.column]
         path = value.get("path") if isinstance(value, dict) else None
-        if index is None and path is None and isinstance(value, dict):
-            name = f"with SHA-256 {hashlib.sha256(value['bytes'] or b'').hexdigest()[:16]}"
+        encoded = value.get("bytes") if isinstance(value, dict) else value
+        if index is None and path is None and isinstance(encoded, bytes):
+            name = f"with SHA-256 {hashlib.sha256(encoded).hexdigest()[:16]}"
         else:
             name = " ".join(filter(None, ("" if index is None else str(index), path and f"({path})")))
-        return decode_image(value, self.channels, self.resolution, f"image {name or 'of the stream'}")
+        label = f"image {name or 'of the stream'}"
+        if isinstance(value, list):
+            value = array_of(value, self.dtype, label)
+        return decode_image(value, self.channels, self.resolution, label, self.values)
 
 
 @dataclass(frozen=True)
@@ -229,7 +300,7 @@ class Augmentation:
         return stream_seed(self.seed, "augmentation", position, which) / 2**63
 
     def crop(self, image: np.ndarray, position: int) -> torch.Tensor:
-        """Return a part of `resolution` of a uint8 array (H, W, C), as (C, height, width)."""
+        """Return a part of `resolution` of an array (H, W, C), as (C, height, width)."""
         height, width = sides(self.resolution)
         slack = (image.shape[0] - height, image.shape[1] - width)
         if self.center_crop:

@@ -26,8 +26,8 @@ _UNSURE = (
     "DIB", "CUR",
 )  # fmt: skip
 _NO_PICTURE_ENDINGS = (".bufr", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".wmf", ".emf", ".iim", ".ps")
-# Of pictures that may need more than Pillow: a user who has them wants them, so they are bad images.
-_MORE_PICTURE_ENDINGS = (".heic", ".heif", ".jxl", ".avif", ".webp", ".jp2")
+# Arrays, and pictures that may need more than Pillow: a user who has them wants them, so they are bad images.
+_MORE_PICTURE_ENDINGS = (".npy", ".heic", ".heif", ".jxl", ".avif", ".webp", ".jp2")
 # Their content looks like TIFF, but what Pillow would read is a small preview.
 _CAMERA_ENDINGS = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw")
 _SEVERAL_FRAMES = (".gif", ".webp", ".tif", ".tiff", ".apng", ".avif", ".avifs", ".fli", ".flc")

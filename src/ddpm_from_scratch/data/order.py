@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.seeds import stream_seed
 from ..runtime.stop import ignore_stop_signals, stop_signals_held
-from .images import Augmentation, DataError, Decoder, to_network_units
+from .images import Augmentation, Decoder
 from .rows import read_rows
+from .values import DataError, in_network_units, to_network_units
 
 Batch = dict[str, Any]
 
@@ -66,7 +67,7 @@ class PositionDataset(Dataset):
 
     Args:
         samples: a float tensor (N, ...) in the network's units, a uint8 tensor (N, C, H, W), or a sequence of
-            uint8 arrays (H, W, C), decoded now or on access.
+            arrays (H, W, C), uint8 or in the network's units, decoded now or on access.
         labels: shape (N,), or None.
         seed: of the order.
         augmentation: of images; None for other data.
@@ -129,7 +130,7 @@ class PositionDataset(Dataset):
             images = self.samples
             pairs = [self._readable(images, i, p, problems) for i, p in zip(indices, positions, strict=True)]
             indices = [index for index, _ in pairs]
-            samples = torch.stack([image for _, image in pairs])
+            samples = in_network_units([image for _, image in pairs])
         return (to_network_units(samples) if samples.dtype == torch.uint8 else samples), indices
 
     def _readable(
@@ -248,7 +249,7 @@ class ImageStream(Dataset):
             raise DataError(f"none of the {len(items)} images of a batch can be read: {problems[0]}")
         first = min(readable)
         places = [next((r for r in readable if r >= place), first) for place in range(len(items))]
-        samples = to_network_units(torch.stack([readable[place] for place in places]))
+        samples = in_network_units([readable[place] for place in places])
         positions = [position for position, _, _ in items]
         batch: Batch = {
             "samples": self.augmentation.flip(samples, positions),

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import RunError
+from .array_files import ARRAY_ENDINGS, ArrayRows, load_arrays
 from .folders import picture_rows
 from .images import FAULTS_OF_THE_MACHINE, DataError
 from .listing import Listing
+from .pixel_tables import PIXEL_TABLE_ENDINGS, is_table_of_pixels, load_table
 from .settings import DataConfig
+from .sizes import sides
 from .splits import rows_of_split
 
 # A folder with one of these is a data set of the Hub that was copied here, which `datasets` reads.
@@ -56,14 +59,22 @@ def read_rows(rows: Iterable[Any], what: str = "the stream cannot be read") -> I
         yield from rows
 
 
-def load_rows(config: DataConfig) -> tuple[Any, Listing | None]:
+def load_rows(config: DataConfig, channels: int | None) -> tuple[Any, Listing | None]:
     """Return the rows of a configuration, and what was found if they are of files here.
 
-    They are a datasets.Dataset, or a datasets.IterableDataset of a data set of the Hub that is streamed.
+    They are a datasets.Dataset, a datasets.IterableDataset of a data set of the Hub that is streamed, or
+    ArrayRows.
+
+    Args:
+        config: of the data.
+        channels: of the pictures; None if not known.
 
     Raises:
         DataError: they cannot be read.
     """
+    arrays = _array_rows(config, channels)
+    if arrays is not None:
+        return arrays, None
     source = config.train_data_dir or _folder_of_pictures(config.dataset_name)
     if source is not None:
         return picture_rows(source, config.dataset_split, config.image_column, config.label_column)
@@ -82,6 +93,21 @@ def load_rows(config: DataConfig) -> tuple[Any, Listing | None]:
             cache_dir=config.cache_dir,
         )
     return rows, None
+
+
+def _array_rows(config: DataConfig, channels: int | None) -> ArrayRows | None:
+    """Return the rows of a file of arrays or a table of pixels; None for other data."""
+    source = config.train_data_dir or config.dataset_name or ""
+    path, lower = Path(source), source.lower()
+    if not path.is_file():
+        return None
+    size = None if config.resolution is None else sides(config.resolution)
+    columns = config.image_column, config.label_column
+    if lower.endswith(ARRAY_ENDINGS):
+        return load_arrays(path, config.dataset_split, *columns, channels, size)
+    if lower.endswith(PIXEL_TABLE_ENDINGS) and is_table_of_pixels(path):
+        return load_table(path, *columns, channels, size).of_split(config.dataset_split, path.name)
+    return None
 
 
 def _folder_of_pictures(name: str | None) -> str | None:

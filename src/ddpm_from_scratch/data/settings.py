@@ -1,6 +1,7 @@
 """The settings that say what the training data are: flags of train.py, and most of them of other commands."""
 
 import difflib
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,10 @@ class DataConfig:
         least=1,
         used_with=_PICTURES,
     )
+    value_range: tuple[float, float] | None = flag(
+        None,
+        "Smallest and largest number of pixels, which become -1 and 1; known of 8 and 16 bits.",
+    )
     center_crop: bool = flag(
         False,
         "Crop the centre of images of another shape than --resolution; a random part if not given.",
@@ -98,6 +103,7 @@ class DataConfig:
         check_bounds(self)
         if self.resolution is not None:
             self.resolution = as_setting(*sides(self.resolution))
+        self._check_value_range()
         if (self.dataset_name is None) == (self.train_data_dir is None):
             got = "neither" if self.dataset_name is None else "both"
             raise ConfigError(f"give exactly one of --dataset_name and --train_data_dir, got {got}.")
@@ -111,6 +117,17 @@ class DataConfig:
             )
         if self.streaming and self.dataset_name in BUILT_IN_DATASETS:
             raise ConfigError(f"--streaming does not apply to the built-in data {self.dataset_name!r}.")
+
+    def _check_value_range(self) -> None:
+        if self.value_range is None:
+            return
+        low, high = self.value_range = (float(self.value_range[0]), float(self.value_range[1]))
+        if not (math.isfinite(high - low) and low < high):
+            raise ConfigError(
+                f"--value_range is {low:g} {high:g}, but must be two finite numbers, the smaller one first."
+            )
+        if self.dataset_name in BUILT_IN_DATASETS:
+            raise ConfigError(f"--value_range does not apply to the built-in data {self.dataset_name!r}.")
 
     def of_reference(self, folder: str | None, split: str | None) -> "DataConfig | None":
         """Return the settings of held-out images that are read as the training images; None without any.

@@ -113,7 +113,8 @@ def held_out_likelihood(
             f"{num_terms} terms are to be drawn for each sample, but there are {last - first_timestep} "
             "besides the decoder's: leave --likelihood_terms out, and all are taken."
         )
-    unit = "nats per sample" if data.levels is None else "bits per dimension"
+    levels = (reference or data).levels
+    unit = "nats per sample" if levels is None else "bits per dimension"
     count = min(num_samples or held_out.count, held_out.count)
     own = own_variance_type(scheduler)
     # Analytic variances are measured again below, at these timesteps.
@@ -129,7 +130,7 @@ def held_out_likelihood(
         kinds.append(ANALYTIC)
     bounds = measure.bounds(
         held_out, count, kinds, residuals=residuals, timesteps=timesteps, num_monte_carlo=num_terms,
-        data_levels=data.levels,
+        data_levels=levels,
     )  # fmt: skip
     if output_dir is not None and PartialState().is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,7 @@ def held_out_likelihood(
         "dataset": data.name,
         "reference": None if reference is None else reference.name,
         "unit": unit,
-        "data_levels": data.levels,
+        "data_levels": levels,
         "num_samples": count,
         "num_held_out": held_out.count,
         "num_training_samples": num_training,
@@ -153,7 +154,7 @@ def held_out_likelihood(
         "bounds": {kind: asdict(_figures(bound)) for kind, bound in bounds.items()},
     }
     if num_flow_timesteps is not None:
-        flow = measure.flow(held_out, count, spread(timesteps, num_flow_timesteps), data.levels)
+        flow = measure.flow(held_out, count, spread(timesteps, num_flow_timesteps), levels)
         likelihood["flow"] = {
             "total": _units_of(flow) * flow.bits_per_dim,
             "standard_error": _standard_error(flow),

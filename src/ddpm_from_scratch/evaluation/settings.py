@@ -13,7 +13,7 @@ from ..words import MIXED_PRECISIONS
 
 _DATA_FLAGS = (
     "dataset_name", "dataset_config_name", "dataset_split", "train_data_dir", "image_column", "label_column",
-    "resolution", "channels", "cache_dir", "center_crop",
+    "resolution", "channels", "cache_dir", "center_crop", "value_range",
 )  # fmt: skip
 
 

@@ -198,7 +198,7 @@ def _truth(text: str) -> bool:
 
 def kind_of(hint: Any) -> Any:
     """Return the type of a setting that may also be None; text of one that may be a number or text."""
-    if get_origin(hint) is Literal or not get_args(hint):
+    if get_origin(hint) in (Literal, tuple) or not get_args(hint):
         return hint
     kinds = [option for option in get_args(hint) if option is not type(None)]
     return str if str in kinds else kinds[0]
@@ -234,6 +234,8 @@ def add_flags(
         }
         if get_origin(kind) is Literal:
             options["choices"] = get_args(kind)
+        elif get_origin(kind) is tuple:  # of numbers of one type
+            options |= {"type": get_args(kind)[0], "nargs": len(get_args(kind))}
         elif kind is bool and alone:
             options["action"] = "store_true"
         elif kind is bool:
@@ -272,11 +274,14 @@ def _flags_of_file(path: str, settings: type, parser: OneLineErrors) -> dict[str
             close = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "see --help for the names."
             parser.error(f"--config {path!r} has an unknown setting {name!r}; {hint}")
-        if value is False and "no" in get_args(kind_of(hints[name])):
+        kind = kind_of(hints[name])
+        if value is False and "no" in get_args(kind):
             value = "no"  # YAML reads a bare no as false
-        if isinstance(value, (dict, list)):
+        if get_origin(kind) is tuple and isinstance(value, list):
+            flags[name] = [f"--{name}", *map(str, value)]
+        elif isinstance(value, (dict, list)):
             parser.error(f"--config {path!r}: {name} must be one value, got {value!r}.")
-        if value is not None:
+        elif value is not None:
             flags[name] = [f"--{name}={value}"]
     return flags
 

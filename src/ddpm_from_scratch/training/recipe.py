@@ -45,8 +45,9 @@ def about_run(
         accelerator: processes and precision.
         start: the trained weights that it started from, if it did.
     """
+    recipe = config.recipe() | {"mixed_precision": accelerator.mixed_precision}
     about = {
-        "recipe": config.recipe() | {"mixed_precision": accelerator.mixed_precision},
+        "recipe": json.loads(json.dumps(recipe)),  # as it is read again
         "network": json.loads(json.dumps(network)),
         "num_samples": num_samples,
         "num_processes": accelerator.num_processes,

@@ -53,6 +53,11 @@ def test_a_reference_that_cannot_be_had_is_refused():
             {"dataset_name": "me/photos", "resolution": "48x"},
             "--resolution is '48x', but must be height x width",
         ),
+        ({"dataset_name": "digits", "value_range": (0, 16)}, "--value_range does not apply"),
+        ({"train_data_dir": "x", "value_range": (1, 1)}, "--value_range is 1 1, but must be two finite"),
+        ({"train_data_dir": "x", "value_range": (5, 1)}, "--value_range is 5 1, but must be"),
+        ({"train_data_dir": "x", "value_range": (0, float("nan"))}, "--value_range is 0 nan, but must be"),
+        ({"train_data_dir": "x", "value_range": (0, float("inf"))}, "--value_range is 0 inf, but must be"),
     ],
 )
 def test_data_that_cannot_be_meant_are_refused(settings, says):

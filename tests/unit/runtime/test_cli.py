@@ -30,6 +30,7 @@ class Settings:
     way: Literal["no", "near", "far"] | None = flag(None, "Which way.")
     name: str = flag("x", "What it is called.")
     size: int | str | None = flag(None, "A number, or more than one.")
+    span: tuple[float, float] | None = flag(None, "From where to where.")
 
     def __post_init__(self):
         check_bounds(self)
@@ -208,3 +209,17 @@ def test_a_command_answers_before_anything_slow_is_imported(call):
 
 def test_every_command_is_asked():
     assert {path.stem for path in (ROOT / "training").glob("*.py")} == {call.split()[0] for call in CALLS}
+
+
+def test_a_flag_may_have_two_numbers(tmp_path, capsys):
+    assert parse("--span", "-1024", "3071.5").span == [-1024, 3071.5]
+    file = tmp_path / "settings.yaml"
+    file.write_text("span: [0, 16]\n")
+    assert parse("--config", str(file)).span == [0, 16]
+    assert parse("--config", str(file), "--span", "-1", "1").span == [-1, 1]
+    assert parse().span is None
+    for words in (["--span", "3"], ["--span=3"], ["--span", "a", "b"], ["--span", "1", "2", "3"]):
+        refused(capsys, *words)
+    for text in ("span: 3", "span: [1]", "span: [1, 2, 3]", "span: [a, b]", "span: {a: 1}", "count: [1, 2]"):
+        file.write_text(text)
+        refused(capsys, "--config", str(file))
