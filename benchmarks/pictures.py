@@ -1,7 +1,8 @@
 """Images to train on in benchmarks, as users have them: PIL images, and an encoded data set.
 
 `python benchmarks/pictures.py FOLDER` writes 8,000 printed digits of 16 pixels as PNG files into a folder;
-with `--emoji FONT`, the emoji of a colour font of 109 pixels (Debian's NotoColorEmoji.ttf) at 32.
+with `--emoji FONT`, the emoji of a colour font of 109 pixels (Debian's NotoColorEmoji.ttf) at 32. `--classes`
+keeps those of four kinds, each in a folder of its own.
 """
 
 import argparse
@@ -26,6 +27,14 @@ FONTS = (
     *("DejaVuSansMono", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
     *("cmr10", "cmb10", "cmss10", "cmtt10"),
 )
+
+# Kind of emoji -> its code points, in blocks of Unicode.
+KINDS = {
+    "faces": (*range(0x1F600, 0x1F638), *range(0x1F910, 0x1F930), *range(0x1F970, 0x1F97B)),
+    "animals": (*range(0x1F400, 0x1F440), *range(0x1F980, 0x1F9AF)),
+    "food": (*range(0x1F344, 0x1F380), *range(0x1F950, 0x1F970), *range(0x1F9C0, 0x1F9CC)),
+    "vehicles": (*range(0x1F680, 0x1F6A5), *range(0x1F6F0, 0x1F6FD)),
+}
 
 
 def to_images(samples: torch.Tensor) -> list[Image.Image]:
@@ -110,12 +119,19 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write pictures into a folder.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--emoji", type=Path, metavar="FONT", help="a colour font, whose emoji are drawn")
+    parser.add_argument("--classes", action="store_true", help="of the emoji four kinds, in class folders")
     args = parser.parse_args()
+    if args.classes and not args.emoji:
+        parser.error("--classes needs --emoji")
     if args.emoji:
         pictures = emoji(args.emoji)
+        if args.classes:
+            kind_of = {f"{code:x}": kind for kind, codes in KINDS.items() for code in codes}
+            pictures = {f"{kind_of[code]}/{code}": pictures[code] for code in pictures if code in kind_of}
     else:
         digits = to_images(glyphs(8000, seed=0, side=16)[0])
         pictures = {f"{number:04}": image for number, image in enumerate(digits)}
     args.folder.mkdir(parents=True)
     for name, picture in pictures.items():
+        (args.folder / name).parent.mkdir(exist_ok=True)
         picture.save(args.folder / f"{name}.png")

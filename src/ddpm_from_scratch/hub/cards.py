@@ -134,7 +134,7 @@ def usage(
             f"images = {call(stock_steps if is_portable else num_inference_steps)}",
             "```",
             "",
-            "With ddpm-from-scratch installed, which checks the weights and every argument:",
+            "After `pip install ddpm-from-scratch`, which checks the weights and every argument:",
             "",
             "```python",
             "from ddpm_from_scratch import DDPMFromScratchPipeline",

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from .models import image_sides
+
 Weights = dict[str, torch.Tensor]
 
 # What two networks may differ in.
@@ -53,8 +55,11 @@ def _plain(value: Any) -> Any:
 
 
 def _size_in_words(old: Any, new: Any) -> list[str]:
-    is_same = old == new or [old, old] == _plain(new) or _plain(old) == [new, new]
-    return [] if is_same else [f"made for {old} px, goes on at {new} px with the same weights"]
+    if old is None or new is None or image_sides(old) == image_sides(new):
+        return []
+    sides = (image_sides(old), image_sides(new))
+    before, after = (height if height == width else f"{height}x{width}" for height, width in sides)
+    return [f"made for {before} px, goes on at {after} px with the same weights"]
 
 
 def _channels_in_words(source: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:

@@ -95,7 +95,7 @@ class Run:
         """Return a pipeline of its own with the averaged weights; it samples by few steps."""
         scheduler = FewStepScheduler.from_config(self.scheduler.config, calibration=self.calibration)
         # A number is no name: the label says as much.
-        names = {
+        names: dict[int | str, str] = {
             label: name
             for label, name in enumerate(self.data.class_names or ())
             if name not in ("", str(label))

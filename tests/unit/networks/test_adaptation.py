@@ -145,7 +145,7 @@ def test_another_size_changes_no_weight_and_is_said():
     source = network()
     made, said = carried(source, sample_size=[16, 8])
     assert torch.equal(output(made, samples(1)), output(source[0], samples(1)))
-    assert said == "made for 8 px, goes on at [16, 8] px with the same weights"
+    assert said == "made for 8 px, goes on at 16x8 px with the same weights"
     assert not differences(source[1], source[1] | {"sample_size": [8, 8]})
 
 
