@@ -799,7 +799,9 @@ def outcome(shape: Shape, **flags: Any) -> Outcome:
         said = [line for line in lines if line and "decoding" not in line]
         said += [f"warning: passing over it: {problem}" for problem in data.bad_images.problems]
         names = None if data.class_names is None else tuple(data.class_names)
-        return Outcome(data.num_samples, " ".join(line.removeprefix("train.py: ") for line in said), names)
+        return Outcome(
+            data.num_samples, " ".join(re.sub(r"^\S+: (?=warning: )", "", line) for line in said), names
+        )
 
 
 def verdict(shape: Shape) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..runtime.errors import warn
 from .archives import ARCHIVE_ENDINGS, PACKED_ENDINGS
+from .array_files import ARRAY_ENDINGS
 from .images import DataError
 from .labels import SPLIT_WORDS, folder_classes
 from .listing import METADATA_NAMES, File, Listing, choose_pictures, list_archive, list_folder, some
@@ -22,7 +23,11 @@ Table = dict[str, list[Any]]
 
 
 def picture_rows(
-    source: str, split: str | None, image_column: str, label_column: str | None
+    source: str,
+    split: str | None,
+    image_column: str,
+    label_column: str | None,
+    given_as: str = "--train_data_dir",
 ) -> tuple[Any, Listing]:
     """Return the pictures of a folder, archive or list as a datasets.Dataset, and what was found.
 
@@ -31,32 +36,35 @@ def picture_rows(
         split: a folder below it, "all", a slice of either, or None for all.
         image_column: what a table calls its column of paths, if it has one of that name.
         label_column: of a table, or "label" for the folders; None without labels.
+        given_as: the flag that errors name.
 
     Raises:
         DataError: no such file or folder, no pictures in it, or labels that cannot be had.
     """
     lower = source.lower()
     if not os.path.exists(source):
-        raise DataError(f"--train_data_dir is {source!r}, but there is no such folder.")
+        raise DataError(f"{given_as} is {source!r}, but there is no such folder.")
     if os.path.isfile(source) and lower.endswith(TABLE_ENDINGS):
         return _list_rows(source, split, image_column, label_column)
     if os.path.isfile(source) and not lower.endswith(ARCHIVE_ENDINGS):
         what = "an archive that must be unpacked first" if lower.endswith(PACKED_ENDINGS) else "a file"
         raise DataError(
-            f"--train_data_dir is {source!r}, {what}; give a folder, or a file that ends in "
-            f"{', '.join(ARCHIVE_ENDINGS + TABLE_ENDINGS)}."
+            f"{given_as} is {source!r}, {what}; give a folder, or a file that ends in "
+            f"{', '.join(ARRAY_ENDINGS + ARCHIVE_ENDINGS + TABLE_ENDINGS)}."
         )
-    return _folder_rows(source, split, label_column)
+    return _folder_rows(source, split, label_column, given_as)
 
 
-def _folder_rows(source: str, split: str | None, label_column: str | None) -> tuple[Any, Listing]:
+def _folder_rows(
+    source: str, split: str | None, label_column: str | None, given_as: str
+) -> tuple[Any, Listing]:
     listing = list_archive(source) if os.path.isfile(source) else list_folder(source)
     if not listing.files and not listing.left_out:
-        raise DataError(f"--train_data_dir is {source!r}, but that folder holds no files.")
+        raise DataError(f"{given_as} is {source!r}, but that folder holds no files.")
     tables = _take_tables(listing)
     choose_pictures(listing)
     if not listing.files:
-        raise DataError(f"--train_data_dir is {source!r}, but it has no pictures: {listing.summary()}.")
+        raise DataError(f"{given_as} is {source!r}, but it has no pictures: {listing.summary()}.")
     rows_of = _rows_by_name(tables)
     present = {file.name for file in listing.files}
     for name in rows_of:
@@ -81,7 +89,7 @@ def _folder_rows(source: str, split: str | None, label_column: str | None) -> tu
     elif split is None:
         _say_splits(below, source)
     if not listing.files:
-        raise DataError(f"--train_data_dir is {source!r}, but no picture is left: {listing.summary()}.")
+        raise DataError(f"{given_as} is {source!r}, but no picture is left: {listing.summary()}.")
     return _rows(listing.files, labels, label_column), listing
 
 

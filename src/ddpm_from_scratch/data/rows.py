@@ -75,9 +75,10 @@ def load_rows(config: DataConfig, channels: int | None) -> tuple[Any, Listing | 
     arrays = _array_rows(config, channels)
     if arrays is not None:
         return arrays, None
-    source = config.train_data_dir or _folder_of_pictures(config.dataset_name)
+    source = config.train_data_dir or _files_of_pictures(config.dataset_name)
     if source is not None:
-        return picture_rows(source, config.dataset_split, config.image_column, config.label_column)
+        columns = config.image_column, config.label_column
+        return picture_rows(source, config.dataset_split, *columns, config.flag_of_data)
     import datasets
 
     name = str(config.dataset_name)
@@ -110,9 +111,11 @@ def _array_rows(config: DataConfig, channels: int | None) -> ArrayRows | None:
     return None
 
 
-def _folder_of_pictures(name: str | None) -> str | None:
-    """Return the name of a data set if it is a folder without any files that `datasets` would read."""
+def _files_of_pictures(name: str | None) -> str | None:
+    """Return the name of a data set if it is a file, or a folder that `datasets` would read nothing of."""
     folder = Path(name or "")
+    if folder.is_file():
+        return name
     if name is None or not folder.is_dir() or (folder / "state.json").is_file():
         return None
     if (folder / "dataset_dict.json").is_file() or (folder / "README.md").is_file():

@@ -107,6 +107,7 @@ class DataConfig:
         if (self.dataset_name is None) == (self.train_data_dir is None):
             got = "neither" if self.dataset_name is None else "both"
             raise ConfigError(f"give exactly one of --dataset_name and --train_data_dir, got {got}.")
+        self.flag_of_data = "--dataset_name" if self.train_data_dir is None else "--train_data_dir"
         name = self.dataset_name or ""
         close = difflib.get_close_matches(name, BUILT_IN_DATASETS, n=1, cutoff=0.8)
         if close and name not in BUILT_IN_DATASETS and "/" not in name and not Path(name).exists():
@@ -149,4 +150,7 @@ class DataConfig:
         settings |= {"dataset_split": split, "label_column": None}
         if folder is not None:
             settings |= {"train_data_dir": folder, "dataset_name": None, "dataset_config_name": None}
-        return DataConfig(**settings)
+        reference = DataConfig(**settings)
+        if folder is not None:
+            reference.flag_of_data = "--reference_data_dir"
+        return reference

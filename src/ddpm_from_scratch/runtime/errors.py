@@ -3,11 +3,26 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+# What runs if no script of a user or of ours does: python -c and -m, a prompt, a notebook.
+_NO_SCRIPTS = ("", "-c", "-m", "__main__.py", "ipykernel_launcher.py")
 
 
-def warn(message: str, program: str = "train.py") -> None:
-    """Say one line on standard error, and go on."""
-    print(f"{program}: warning: {message}", file=sys.stderr)
+def say(message: str, program: str | None = None) -> None:
+    """Say one line on standard error, and go on.
+
+    Args:
+        message: the line.
+        program: that it begins with; the script that runs if not given.
+    """
+    name = Path(sys.argv[0]).name
+    print(f"{program or ('ddpm_from_scratch' if name in _NO_SCRIPTS else name)}: {message}", file=sys.stderr)
+
+
+def warn(message: str, program: str | None = None) -> None:
+    """Say one line of warning, as `say` does."""
+    say(f"warning: {message}", program)
 
 
 def say_error(program: str, error: Exception) -> None:

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from ..hub.requests import CONNECTION_ERRORS
 from ..hub.safe_loading import check_model, component_folder, fetch, named, read_json, variants
 from ..networks.adaptation import ADAPTABLE, Weights, adapted, differences
 from ..networks.models import MODEL_CONFIGS, PointDenoiser
-from ..runtime.errors import ConfigError, warn
+from ..runtime.errors import ConfigError, say, warn
 from ..runtime.privacy import without_folders
 from ..schedulers.scheduler_settings import SHAPE_KEYS, tables_from_settings
 from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
@@ -302,8 +301,7 @@ def warn_of_fresh_weights(config: TrainingConfig) -> None:
     folder = Path(chosen)
     holds = not folder.is_dir() or any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
     if holds:
-        print(
-            f"train.py: only the configuration of {chosen} is used, training starts from fresh weights; "
-            f"--init_from {chosen} would start from its own",
-            file=sys.stderr,
+        say(
+            f"only the configuration of {chosen} is used, training starts from fresh weights; "
+            f"--init_from {chosen} would start from its own"
         )

@@ -6,7 +6,6 @@ evaluating are observers (observers.py): they change nothing of the result.
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -19,7 +18,7 @@ from ..data.datasets import TrainingData
 from ..data.order import Batch
 from ..learning.objectives import denoising_losses
 from ..networks.denoiser import Denoiser
-from ..runtime.errors import NonFiniteError, Stopped, warn
+from ..runtime.errors import NonFiniteError, Stopped, say, warn
 from ..runtime.processes import on_main
 from ..runtime.stop import StopRequest
 from . import checkpoint
@@ -86,10 +85,7 @@ class Trainer(Run):
         found = on_main(lambda: checkpoint.find_checkpoint(self.output_dir, wanted))
         if found is None:
             if is_main:
-                print(
-                    f"train.py: {str(self.output_dir)!r} holds no checkpoint yet; starting anew",
-                    file=sys.stderr,
-                )
+                say(f"{str(self.output_dir)!r} holds no checkpoint yet; starting anew")
             return
         folder, manifest = found
         changes = changes_since(manifest, self._about(), str(folder), self.config.allow_recipe_change)

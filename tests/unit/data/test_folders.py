@@ -61,3 +61,29 @@ def test_only_the_main_process_says_what_was_found(photos, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     load_training_data(TrainingConfig(train_data_dir="photos"), 4, 3)
     assert "found" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["dataset_name", "train_data_dir", "reference_data_dir"])
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("empty", "holds no files"), ("texts", "it has no pictures"),
+        ("notes.doc", r"a file; give .*\.npy, \.npz, \.zip, \.tar, \.csv"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_flag_by_which_the_data_came(flag, source, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder_shapes.write(tmp_path, (), "empty")
+    folder_shapes.write(tmp_path, ("a.txt=words",), "texts")
+    (tmp_path / "notes.doc").write_text("words")
+    with pytest.raises(ValueError, match=f"--{flag} is '{source}',.* {says}"):
+        if flag == "reference_data_dir":
+            load_reference(TrainingConfig(dataset_name="a/b").of_reference(source, None), (3, 4, 4))
+        else:
+            load_training_data(TrainingConfig(**{flag: source}), 4, 3)
+
+
+def test_an_archive_and_a_list_may_be_given_as_a_dataset(photos, tmp_path):
+    (tmp_path / "list.csv").write_text("path\nphotos/cat/0.png\n")
+    for source, count in (("photos.zip", 12), ("list.csv", 1)):
+        assert load_training_data(TrainingConfig(dataset_name=source), 4, 3).num_samples == count

@@ -1,4 +1,6 @@
-"""Every end of a command has its exit status and one line."""
+"""Every end of a command has its exit status and one line, which names the program that runs."""
+
+import sys
 
 import pytest
 
@@ -9,6 +11,8 @@ from ddpm_from_scratch.runtime.errors import (
     StorageError,
     UploadError,
     exit_status,
+    say,
+    warn,
 )
 
 
@@ -45,3 +49,21 @@ def test_what_the_user_cannot_mend_is_not_hidden():
         exit_status("train.py", failing(ZeroDivisionError()), FileNotFoundError)
     assert exit_status("train.py", failing(KeyboardInterrupt())) == 130
     assert exit_status("train.py", lambda: "done") == 0
+
+
+@pytest.mark.parametrize(
+    ("started", "named"),
+    [
+        ("training/evaluate.py", "evaluate.py"), ("/home/me/my_run.py", "my_run.py"),
+        ("-c", "ddpm_from_scratch"), ("", "ddpm_from_scratch"),
+        ("/usr/lib/pytest/__main__.py", "ddpm_from_scratch"),
+    ],
+)  # fmt: skip
+def test_a_line_begins_with_the_program_that_runs(started, named, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [started, "--dataset_name=digits"])
+    warn("that is odd")
+    say("starting anew")
+    warn("that is odd", "train.py")
+    assert capsys.readouterr().err == (
+        f"{named}: warning: that is odd\n{named}: starting anew\ntrain.py: warning: that is odd\n"
+    )
