@@ -5,7 +5,9 @@ nothing else, whatever characters are in the names.
 """
 
 import functools
+import lzma
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -16,6 +18,11 @@ import fsspec
 ARCHIVE_ENDINGS = (".zip", ".tar")
 # Their members cannot be reached one by one.
 PACKED_ENDINGS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".bz2", ".xz")
+
+# What reading a damaged member raises, by how it is packed.
+_DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, ValueError, EOFError,
+)  # fmt: skip
 
 
 class Archive:
@@ -29,7 +36,7 @@ class Archive:
         others: names of what is neither a file nor a folder, and of a file that is there twice.
 
     Raises:
-        OSError: no such archive, or a damaged one.
+        OSError: no such archive, or a damaged one, or one that is cut off.
     """
 
     def __init__(self, path: str):
@@ -45,6 +52,7 @@ class Archive:
             else:
                 self._file = tarfile.open(path, "r:")  # noqa: SIM115, it stays open for its members
                 infos = [item for item in self._file.getmembers() if not item.isdir()]
+                _require_end(path, self._file.offset)
                 found = [(item.name, item) for item in infos if item.isfile()]
                 self.others = [_plain(item.name) for item in infos if not item.isfile()]
         except (tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
@@ -77,10 +85,21 @@ class Archive:
             file = self._file.extractfile(item)
             assert file is not None  # only files are members
             return file.read()
+        except NotImplementedError as error:  # before its base, RuntimeError
+            reason = " ".join(str(error).split())
+            raise OSError(f"it is packed in a way that cannot be read here ({reason}): unpack it") from error
         except RuntimeError as error:
             raise OSError("it needs a password: unpack the archive") from error
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-            raise OSError(" ".join(str(error).split())) from error
+        except _DAMAGE as error:
+            raise OSError(" ".join(str(error).split()) or "it is damaged") from error
+
+
+def _require_end(path: str, offset: int) -> None:
+    """Raise OSError unless a tar ends where it should, with a block of zeros: tarfile does not ask for it."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise OSError("it is cut off, or damaged after its last whole file")
 
 
 def _plain(name: str) -> str:

@@ -29,6 +29,8 @@ IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # A longer image than this is a mistake, and scaled to cover the size of training it would fill the memory.
 MAX_SIDE_RATIO = 100
 
+_LONGEST_PATH = 4096
+
 FAULTS_OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 
 
@@ -189,9 +191,11 @@ def _encoded(value: Any, label: str) -> bytes:
         data_url = re.match(r"data:[^,]*;base64,", text)
         if data_url is not None or (len(text) >= 32 and not os.path.exists(text)):
             try:
-                return base64.b64decode(
+                decoded = base64.b64decode(
                     "".join(text[data_url.end() if data_url else 0 :].split()), validate=True
                 )
+                if data_url is not None or len(text) > _LONGEST_PATH or _has_known_format(decoded):
+                    return decoded  # else it is a path, which can have the letters of base64 only, too
             except binascii.Error as error:
                 if data_url is not None:
                     raise ValueError(f"its base64 text is damaged: {error}") from error
@@ -202,6 +206,19 @@ def _encoded(value: Any, label: str) -> bytes:
     if not value:
         raise DataError(f"{label} is an empty text, but must be an image or an array; see --image_column.")
     return read_file(value)
+
+
+def _has_known_format(content: bytes) -> bool:
+    """Return whether bytes begin as a picture or an array does."""
+    if content.startswith(NUMPY_FILE):
+        return True
+    try:
+        Image.open(io.BytesIO(content)).close()
+    except UnidentifiedImageError:
+        return False
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return True  # what is wrong with it is said when it is decoded
+    return True
 
 
 class BadImages:

@@ -273,7 +273,10 @@ def test_a_range_spreads_pictures_of_eight_bits():
         ("data:image/png;base64,AAA=A", "base64 text is damaged"),
         ({"pixels": 3}, "must be an image or an array"),
         (None, "image 0 is None"),
-        (base64.b64encode(b"no picture at all, only a few words").decode(), "no known format"),
+        ("data:image/png;base64," + base64.b64encode(b"no picture at all").decode(), "no known format"),
+        (base64.b64encode(b"no picture at all, only a few words").decode(), "No such file"),
+        ("/data/of/pictures/that/are/not/there/001", "No such file"),
+        (base64.b64encode(b"no picture at all, only words" * 200).decode(), "no known format"),
         (b"", "no known format"),
     ],
 )
