@@ -392,7 +392,9 @@ class TrainingConfig(DataConfig):
     def recipe(self) -> dict[str, Any]:
         """Return the settings that decide the weights: all that a resumed run may not change freely."""
         settings = {name: getattr(self, name) for name, rule in ON_RESUME.items() if rule != FREE}
-        return settings | {"dataset_split": self.dataset_split or "train"}
+        is_here = self.train_data_dir is not None or Path(self.dataset_name or "").exists()
+        # Of files here no split means all, which "train" does not.
+        return settings | {"dataset_split": self.dataset_split or (None if is_here else "train")}
 
 
 _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(TrainingConfig)}

@@ -26,6 +26,7 @@ _CIRCUMSTANCES = (
     ("network", ""),
     ("num_processes", "the samples go on in the same order, their noise has other streams"),
     ("num_samples", "the data set has changed"),
+    ("class_names", "labels would change their meaning"),
 )
 
 
@@ -33,6 +34,7 @@ def about_run(
     config: TrainingConfig,
     network: dict[str, Any],
     num_samples: int | None,
+    class_names: list[str] | None,
     accelerator: Accelerator,
     start: Start | None = None,
 ) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def about_run(
         config: of the run.
         network: configuration of the network.
         num_samples: samples of one epoch; None for a stream.
+        class_names: names of the classes by label; None without labels.
         accelerator: processes and precision.
         start: the trained weights that it started from, if it did.
     """
@@ -50,6 +53,7 @@ def about_run(
         "recipe": json.loads(json.dumps(recipe)),  # as it is read again
         "network": json.loads(json.dumps(network)),
         "num_samples": num_samples,
+        "class_names": class_names,
         "num_processes": accelerator.num_processes,
         "versions": VERSIONS,
     }
@@ -68,22 +72,23 @@ def changes_since(earlier: dict[str, Any], now: dict[str, Any], checkpoint: str,
     Raises:
         ConfigError: a change that was not accepted, or that no run can survive.
     """
+    recipe = _recipe_of(earlier, now["recipe"])
     changes = [
-        (name, earlier["recipe"].get(name), value, "")
+        (name, recipe.get(name), value, "")
         for name, value in now["recipe"].items()
-        if earlier["recipe"].get(name) != value
+        if recipe.get(name) != value
     ]
     changes += [
-        (name, earlier[name], now[name], remark)
+        (name, *_differing(earlier[name], now[name]), remark)
         for name, remark in _CIRCUMSTANCES
-        if earlier[name] != now[name]
+        if name in earlier and earlier[name] != now[name]
     ]
     if not changes:
         return None
     listed = "; ".join(
         f"{name}: {old} -> {new}" + (f" ({remark})" if remark else "") for name, old, new, remark in changes
     )
-    rules = {"network": FIXED} | ON_RESUME
+    rules = {"network": FIXED, "class_names": FIXED} | ON_RESUME
     forbidden = [name for name, *_ in changes if rules.get(name, ALLOWED) != ALLOWED]
     if forbidden:
         raise ConfigError(
@@ -96,3 +101,23 @@ def changes_since(earlier: dict[str, Any], now: dict[str, Any], checkpoint: str,
             "same one, or accept the change with --allow_recipe_change."
         )
     return listed
+
+
+def _recipe_of(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a checkpoint, as it is written now.
+
+    Before manifests had class names, no --dataset_split was written as "train", also for files, of which it
+    means all. That their number is the same is checked beside this.
+    """
+    recipe = earlier["recipe"]
+    is_vague = "class_names" not in earlier and recipe.get("dataset_split") == "train"
+    return recipe | {"dataset_split": None} if is_vague and now["dataset_split"] is None else recipe
+
+
+def _differing(old: Any, new: Any) -> tuple[Any, Any]:
+    """Return two values for a message; of two long lists, the entries from where they differ."""
+    if not (isinstance(old, list) and isinstance(new, list)):
+        return old, new
+    first = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
+    first = min(len(old), len(new)) if first is None else first
+    return tuple(f"label {first}: {', '.join(each[first : first + 3]) or 'none'}" for each in (old, new))  # type: ignore[return-value]

@@ -88,8 +88,8 @@ class Run:
             self.state.save(self.output_dir, self._about(), self.config.checkpoints_total_limit)
 
     def _about(self) -> dict[str, Any]:
-        about = self.config, self.network_config, self.data.num_samples, self.accelerator, self.start
-        return about_run(*about)
+        data = self.data.num_samples, self.data.class_names
+        return about_run(self.config, self.network_config, *data, self.accelerator, self.start)
 
     def pipeline(self) -> DDPMFromScratchPipeline:
         """Return a pipeline of its own with the averaged weights; it samples by few steps."""
