@@ -8,7 +8,8 @@ the kernel distance, precision and recall, and a check for copies of training da
 alike, give the floor. Each figure bears the name of its features; only those of Inception make a FID.
 
 With --likelihood, also the variational bound on the held-out data, in bits per dimension, term by term;
---num_samples 0 measures it alone. A run's own results.json and card get all figures, too, for publish.py.
+--num_samples 0 measures it alone. A run's own results.json and card get the figures, too, for publish.py, if
+they are of the data of the run and of no fewer samples than those there.
 """
 
 import argparse
@@ -159,6 +160,9 @@ def run(args: argparse.Namespace) -> None:
     reference = load_reference(reference_config, data.sample_shape)
     results: dict[str, Any] = {}
     record = RunRecord.find(Path(args.pipeline))
+    kept: dict[
+        str, str | None
+    ] = {}  # what was measured -> why the card has it of before, None if it does not
     if args.num_samples:
         results = evaluate(
             pipeline,
@@ -176,8 +180,10 @@ def run(args: argparse.Namespace) -> None:
         if state.is_main_process:
             print(format_results(results))
             if record is not None:
-                record = record.with_evaluation(results)
-                record.write()
+                kept["figures of samples"] = record.why_kept("evaluation", results, config, data)
+                if kept["figures of samples"] is None:
+                    record = record.with_evaluation(results)
+                    record.write()
     if args.likelihood:
         likelihood = held_out_likelihood(
             pipeline,
@@ -196,26 +202,36 @@ def run(args: argparse.Namespace) -> None:
             likelihood["mixed_precision"] = args.mixed_precision
             write_results(output_dir, {"likelihood": likelihood})
             if record is not None:
-                replace_file(record.folder / CHART, (output_dir / CHART).read_bytes())
-                record.with_likelihood(likelihood).write()
+                kept["likelihood"] = record.why_kept("likelihood", likelihood, config, data)
+                if kept["likelihood"] is None:
+                    replace_file(record.folder / CHART, (output_dir / CHART).read_bytes())
+                    record.with_likelihood(likelihood).write()
     if state.is_main_process:
         print(f"written to {output_dir / 'results.json'}")
-        print(_about_the_card(args.pipeline, record is not None))
+        print("\n".join(_about_the_card(args.pipeline, kept if record is not None else None)))
     state.destroy_process_group()
 
 
-def _about_the_card(pipeline: str, has_record: bool) -> str:
-    """Return whether the card of a model has the figures now, and what to do to have them on the Hub."""
-    if has_record:
-        return f"the card has the figures, too; python training/publish.py {pipeline} uploads it"
+def _about_the_card(pipeline: str, kept: dict[str, str | None] | None) -> list[str]:
+    """Return whether the card of a model has the figures now, and what to do to have them on the Hub.
+
+    Args:
+        pipeline: folder or Hub id.
+        kept: what was measured -> why the card has it of before, None if it has the new; None without a card.
+    """
+    if kept is not None:
+        new = ", ".join(name for name, reason in kept.items() if reason is None)
+        said = [f"the card keeps its {name}: {reason}" for name, reason in kept.items() if reason is not None]
+        upload = f"the card has the {new}, too; python training/publish.py {pipeline} uploads it"
+        return said + [upload] * bool(new)
     if Path(pipeline).is_dir():
-        return f"{pipeline} has no record of a run (results.json), so no card was written"
+        return [f"{pipeline} has no record of a run (results.json), so no card was written"]
     folder = pipeline.rsplit("/", 1)[-1]
-    return (
+    return [
         f"the card of {pipeline} is on the Hub, and as it was; to have the figures in it: hf download "
         f"{pipeline} --local-dir {folder}, evaluate that folder, then python training/publish.py {folder} "
         f"--repo_id {pipeline}"
-    )
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -69,8 +69,6 @@ def train(config: TrainingConfig) -> None:
             f"{accelerator.mixed_precision}"
             + (f"; from update {trainer.update} on" if trainer.update else "")
         )
-        for problem in data.bad_images.problems:
-            warn(f"passing over it: {problem}")
         if trainer.peak_of_rate < 1:
             warn(
                 f"--lr_warmup_steps is {config.lr_warmup_steps}, but the run has {trainer.total_updates} "

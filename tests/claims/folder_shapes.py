@@ -797,7 +797,6 @@ def outcome(shape: Shape, **flags: Any) -> Outcome:
                 return Outcome(None, f"error: {error}")
         lines = printed.getvalue().replace("\r", "\n").splitlines()
         said = [line for line in lines if line and "decoding" not in line]
-        said += [f"warning: passing over it: {problem}" for problem in data.bad_images.problems]
         names = None if data.class_names is None else tuple(data.class_names)
         return Outcome(
             data.num_samples, " ".join(re.sub(r"^\S+: (?=warning: )", "", line) for line in said), names

@@ -240,6 +240,9 @@ def _image_data(config: DataConfig, resolution: Resolution, channels: int | None
         images, found_at = _decode_all(decoder, bad_images)
         labels = None if numbers is None else numbers[found_at]
         dataset = PositionDataset(images, labels, config.seed, augmentation)
+    if int(os.environ.get("RANK", 0)) == 0:
+        for problem in bad_images.problems:
+            warn(f"passing over it: {problem}")
     remark = values.remark(f"the pixels of the {'first ' if values.num_seen <= NUM_LOOKED_AT else ''}images")
     if remark is not None and int(os.environ.get("RANK", 0)) == 0:
         warn(remark)

@@ -14,6 +14,7 @@ from ..words import MIXED_PRECISIONS
 _DATA_FLAGS = (
     "dataset_name", "dataset_config_name", "dataset_split", "train_data_dir", "image_column", "label_column",
     "resolution", "channels", "cache_dir", "center_crop", "value_range",
+    "skip_bad_images",
 )  # fmt: skip
 
 

@@ -24,13 +24,13 @@ def plan(folder: Path, repo_id: str | None = None) -> str:
     """
     _check_weights(folder)
     name, files = repo_id or folder.resolve().name, files_to_upload(folder)
-    has_card = "README.md" in files
-    if not has_card:
-        card, source = str(plain_card(folder, name)), "made of the pipeline alone, if the repository has none"
-    elif not RunRecord.wrote_card(folder):
+    record = _record(folder, name)
+    if record is not None and record.may_write_card:
+        card, source = record.card(), "written anew for the repository"
+    elif "README.md" in files:
         card, source = (folder / "README.md").read_text(), "as it is in the folder"
     else:
-        card, source = RunRecord.read(folder).with_repository(name).card(), "written anew for the repository"
+        card, source = str(plain_card(folder, name)), "made of the pipeline alone, if the repository has none"
     sizes = {file: (folder / file).stat().st_size for file in files} | {"README.md": len(card.encode())}
     kept_home = sorted({str(path.name) for path in folder.iterdir()} - {file.split("/")[0] for file in sizes})
     lines = [f"would upload to {name}, and has uploaded nothing:"]
@@ -59,10 +59,11 @@ def publish(
         UploadError: the Hub refused or cannot be reached.
     """
     _check_weights(folder)
-    has_report = with_report and (folder / "results.json").is_file()
 
     def name_repository(published_as: str) -> None:
-        RunRecord.read(folder).with_repository(published_as).write()
+        record = _record(folder, published_as) if with_report else None
+        if record is not None:
+            record.write()
 
     with hub_errors():
         return push_folder(
@@ -73,8 +74,20 @@ def publish(
             branch=branch,
             tag=tag,
             with_report=with_report,
-            before_upload=name_repository if has_report else None,
+            before_upload=name_repository,
         )
+
+
+def _record(folder: Path, repo_id: str) -> RunRecord | None:
+    """Return the record that is published as `repo_id`, and writes the card; None if a folder has none.
+
+    Raises:
+        ConfigError: results.json is damaged, or of an earlier version.
+    """
+    if not (folder / "results.json").is_file():
+        return None
+    with hub_errors("results.json cannot be read: "):
+        return RunRecord.read(folder).with_repository(repo_id)
 
 
 def _check_weights(folder: Path) -> None:

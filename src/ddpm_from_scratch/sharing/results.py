@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from ..data.datasets import TrainingData
+from ..data.settings import DataConfig
 from ..evaluation.figures import metric_names
 from ..hub.cards import calibrated_timesteps, class_names, example_class, layout_of, model_card, usage
 from ..runtime.errors import ConfigError, warn
+from ..runtime.privacy import without_folders
 from ..runtime.storage import replace_file
 from ..schedulers.few_step_profile import default_num_steps
 from ..words import POINT_DATASET_NAMES
@@ -23,6 +26,9 @@ _DATA_LICENSES = {
 } | dict.fromkeys(POINT_DATASET_NAMES, "none: the points are drawn from a formula")
 # What a record must hold for a card to be written from it.
 _RECORDED = {"config", "data", "evaluation", "command"}
+
+# Settings that say, beside the name, which part of the data a run was trained on.
+_WHICH_DATA = ("dataset_config_name", "dataset_split")
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,41 @@ class RunRecord:
         evaluation = self.results["evaluation"] | {"before_calibration": True}
         return replace(self, results=self.results | {"evaluation": evaluation})
 
+    def why_kept(
+        self, key: str, measured: dict[str, Any], config: DataConfig, data: TrainingData
+    ) -> str | None:
+        """Return why the record should keep its figures and not have new ones; None if it should have them.
+
+        The card names the data of the run, and a figure of few samples says less than one of many.
+
+        Args:
+            key: "evaluation" or "likelihood".
+            measured: what is new.
+            config: of the data that it was measured with.
+            data: these.
+        """
+        recorded, settings = self.results["data"], self.results["config"]
+        same = {name: without_folders(getattr(config, name)) for name in _WHICH_DATA}
+        is_of_run = data.name == recorded["name"] and all(settings.get(name) == same[name] for name in same)
+        files = recorded.get("files")
+        if files is not None and data.files is not None:
+            is_of_run = is_of_run and files["used"] == data.files["used"]
+        if not is_of_run:
+            return f"the run was trained on other data than these ({recorded['name']})"
+        earlier = (self.results.get(key) or {}).get("num_samples", 0)
+        if measured["num_samples"] < earlier:
+            return f"it has those of {earlier} samples, more than {measured['num_samples']}"
+        return None
+
     @property
     def has_figures(self) -> bool:
         """Whether the samples of the run were evaluated."""
         return bool(self.results["evaluation"])
+
+    @property
+    def may_write_card(self) -> bool:
+        """Whether `write` writes README.md: there is none, or one that a record wrote."""
+        return not (self.folder / "README.md").exists() or self.wrote_card(self.folder)
 
     def write(self) -> None:
         """Write results.json, and README.md from it and from the pipeline beside it.
@@ -119,8 +156,7 @@ class RunRecord:
             StorageError: the disk is full or fails; what was there before is intact.
         """
         card = self.card().encode()  # first: results.json stays as it was if no card can be written from this
-        path = self.folder / "README.md"
-        is_free = not path.exists() or self.wrote_card(self.folder)
+        path, is_free = self.folder / "README.md", self.may_write_card
         # Also of the one before: a crash between the two files leaves that.
         before = [_digest(path.read_bytes())] if is_free and path.exists() else []
         results = self.results | {"card_sha256": list(dict.fromkeys([_digest(card), *before]))}

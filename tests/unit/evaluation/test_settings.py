@@ -26,7 +26,14 @@ def parsed(*argv):
 def test_the_data_of_a_command_line_are_those_of_training():
     """The seed with them, which parts what is held out."""
     flags = ("--dataset_name=digits", "--label_column=label", "--resolution=8", "--center_crop", "--seed=3")
-    settings = {"label_column": "label", "resolution": 8, "center_crop": True, "seed": 3}
+    flags = (*flags, "--skip_bad_images=2")
+    settings = {
+        "label_column": "label",
+        "resolution": 8,
+        "center_crop": True,
+        "seed": 3,
+        "skip_bad_images": 2,
+    }
     assert data_config(parsed(*flags)) == DataConfig(dataset_name="digits", **settings)
     assert data_config(parsed("--dataset_name=digits")) == DataConfig(dataset_name="digits")
 

@@ -38,6 +38,19 @@ def test_a_dry_run_says_what_would_go_and_sends_nothing(hub_here, finished_run, 
     assert files["README.md"].decode() in said and said.count(" bytes  ") == len(files) + 2
 
 
+def test_a_dry_run_says_that_a_run_without_its_card_gets_a_new_one(hub_here, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "digits")
+    (run / "README.md").unlink()
+    said = plan(run, "me/digits")
+    assert "written anew for the repository" in said and "made of the pipeline alone" not in said
+    publish(run, "me/digits", token=TOKEN)
+    assert hub_here.repositories["me/digits"].files()["README.md"].decode() in said
+    (run / "results.json").write_text("{}")
+    for refuses in (lambda: plan(run, "me/digits"), lambda: publish(run, "me/digits", token=TOKEN)):
+        with pytest.raises(ConfigError, match="results.json is of an earlier version"):
+            refuses()
+
+
 def test_a_dry_run_finds_what_publishing_would_refuse(hub_here, tmp_path):
     with pytest.raises(ConfigError, match="holds no pipeline"):
         plan(tmp_path)

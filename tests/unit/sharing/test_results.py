@@ -1,10 +1,13 @@
 """The record of a run: results.json and the card are written together, and say the same."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
+from ddpm_from_scratch.data.datasets import load_training_data
+from ddpm_from_scratch.data.settings import DataConfig
 from ddpm_from_scratch.runtime.errors import ConfigError
 from ddpm_from_scratch.sharing.results import RunRecord
 
@@ -70,6 +73,23 @@ def test_later_figures_take_the_place_of_earlier_ones(run):
     card = (run / "README.md").read_text()
     assert "| 0.1250 | 0.0625 |" in card and "Measured before" not in card
     assert RunRecord.read(run).with_evaluation({}).has_figures is False
+
+
+def test_figures_of_other_data_or_of_fewer_samples_do_not_take_the_place_of_the_runs(run):
+    """The card names the data of training; four samples say less than eight."""
+    config = DataConfig(dataset_name="digits")
+    data = load_training_data(config, None, None)
+    record, why = RunRecord.read(run), RunRecord.read(run).why_kept
+    assert why("evaluation", {"num_samples": 8}, config, data) is None
+    assert "those of 8 samples, more than 4" in why("evaluation", {"num_samples": 4}, config, data)
+    assert why("likelihood", {"num_samples": 1}, config, data) is None
+    assert "more than 2" in record.with_likelihood(LIKELIHOOD).why_kept(
+        "likelihood", {"num_samples": 2}, config, data
+    )
+    other = dataclasses.replace(data, name="photos")
+    assert "trained on other data" in why("evaluation", {"num_samples": 99}, config, other)
+    part = DataConfig(dataset_name="digits", dataset_split="train[:5]")
+    assert "trained on other data" in why("evaluation", {"num_samples": 99}, part, data)
 
 
 def test_a_run_without_figures_has_none_from_before_its_calibration(run):
