@@ -212,7 +212,7 @@ SHAPES = [
         "folders train and test, one asked for",
         ("train/1.png", "train/2.png", "test/1.png"),
         2,
-        (r"1 left out: test/1.png \(in another split",),
+        (r"1 left out: test/1.png \(not in --dataset_split train",),
         flags={"dataset_split": "train"},
     ),
     Shape(
@@ -463,7 +463,7 @@ SHAPES = [
         "a row without a picture",
         ("a.png",),
         1,
-        ("b.png .a row of the metadata, but no picture",),
+        ("a row of the metadata, but no picture: b.png",),
         True,
         then=text("photos/metadata.csv", TABLE),
         classes=("x",),

@@ -9,19 +9,14 @@ from typing import Any
 import numpy as np
 
 from .arrays import IMAGE_CHANNELS, channel_axis
-from .splits import rows_of_split
+from .listing import RowCount
+from .splits import rows_of_split, words_of_split
 from .values import DataError
 
 ARRAY_ENDINGS = (".npy", ".npz")
 
 IMAGE_NAMES = ("image", "images", "img", "imgs", "x", "data", "pixels", "samples", "pictures", "arr_0")
 LABEL_NAMES = ("label", "labels", "y", "target", "targets", "class", "classes", "arr_1")
-# Other words for a split that a name may have.
-_SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test",),
-}
 
 
 class ArrayRows:
@@ -30,14 +25,18 @@ class ArrayRows:
     Args:
         columns: name -> values, as many in each; arrays on disk are read as they are needed.
         places: of the rows in the arrays; all if not given.
+        unused: names of what the file has beside the columns.
     """
 
     features: dict[str, Any] = {}
     num_shards = 1
 
-    def __init__(self, columns: dict[str, np.ndarray], places: range | None = None):
-        self.columns, self.column_names = columns, list(columns)
-        self.places = range(len(next(iter(columns.values())))) if places is None else places
+    def __init__(
+        self, columns: dict[str, np.ndarray], places: range | None = None, unused: Sequence[str] = ()
+    ):
+        self.columns, self.column_names, self.unused = columns, list(columns), tuple(unused)
+        self.num_in_file = len(next(iter(columns.values())))
+        self.places = range(self.num_in_file) if places is None else places
         self.num_rows, self._next = len(self.places), 0
 
     def __len__(self) -> int:
@@ -59,6 +58,10 @@ class ArrayRows:
         for index in range(self._next, len(self)):
             self._next = index + 1
             yield self[index]
+
+    def count(self, source: str) -> RowCount:
+        """Return how many of the rows of the file are used."""
+        return RowCount(source, self.num_rows, self.num_in_file - self.num_rows, self.unused)
 
     def shard(self, num_shards: int, index: int) -> "ArrayRows":
         """Return the rows to read as a stream; they are one shard."""
@@ -88,7 +91,7 @@ class ArrayRows:
         if len(parts) > 1:
             raise DataError(f"--dataset_split is {split!r}, but {what} is one part: give one slice of it.")
         places = parts[0][1]
-        return ArrayRows(self.columns, self.places[places.start : places.stop])
+        return ArrayRows(self.columns, self.places[places.start : places.stop], self.unused)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a worker needs; an array on disk is opened there, not copied."""
@@ -133,8 +136,8 @@ def load_arrays(
 
     Args:
         path: of the file; an .npy is not read into memory.
-        split: "train", also where names tell no splits apart; another whose word is in the names of an .npz;
-            or a slice of one.
+        split: "train", also where names tell no splits apart, and "all"; another whose word is in the names
+            of an .npz, given or found; or a slice of one.
         image_column: name of the pictures in an .npz; "image" finds them by other usual names, too.
         label_column: name of the labels likewise, for which "label" stands; None for none.
         channels: of the pictures; None if not known.
@@ -155,14 +158,17 @@ def load_arrays(
         )
     part, bracket, rest = (split or "train").partition("[")
     with opened:
-        name = _name_of(opened, image_column, "image", IMAGE_NAMES, part, path.name)
+        names = [_name_of(opened, image_column, "image", IMAGE_NAMES, part, path.name)]
+        name = names[0]
         images = pictures(_member(opened, name, path), f"{name!r} of {path.name}", channels, size)
         columns = {image_column: images}
         if label_column is not None:
             name = _name_of(opened, label_column, "label", LABEL_NAMES, part, path.name)
+            names.append(name)
             labels = _member(opened, name, path)
             columns[label_column] = _labels(labels, len(images), f"{name!r} of {path.name}")
-    return ArrayRows(columns).of_split(f"all[{rest}" if bracket else None, path.name)
+        unused = [name for name in opened.files if name not in names]
+    return ArrayRows(columns, unused=unused).of_split(f"all[{rest}" if bracket else None, path.name)
 
 
 def pictures(array: np.ndarray, what: str, channels: int | None, size: tuple[int, int] | None) -> np.ndarray:
@@ -265,13 +271,18 @@ def _name_of(
         DataError: there is none, or several.
     """
     names, flag = list(arrays.files), f"--{stands_for_all}_column"
+    words = words_of_split(split)
     if given != stands_for_all:
         if given not in names:
             raise DataError(
                 f"{flag} is {given!r}, but must be one of the arrays of {file}: {', '.join(names)}."
             )
+        if split not in ("train", "all") and not any(word in _parts(given) for word in words):
+            raise DataError(
+                f"--dataset_split is {split!r}, but {flag} is the array {given!r} of {file}, whose name has "
+                f"no such word: name the array of that split ({', '.join(names)}), or leave the flag out."
+            )
         return given
-    words = _SPLIT_WORDS.get(split, (split,))
     with_split = [name for name in names for word in words if _without(name, word) in usual]
     plain = [name for name in names if name.lower() in usual] if split in ("train", "all") else []
     for found in (with_split, plain):
@@ -288,8 +299,12 @@ def _name_of(
 
 def _without(name: str, word: str) -> str:
     """Return the name of an array without the word for a split; empty if it does not have it."""
-    parts = name.lower().split("_")
+    parts = _parts(name)
     return "_".join(part for part in parts if part != word) if word in parts else ""
+
+
+def _parts(name: str) -> list[str]:
+    return name.lower().split("_")
 
 
 def _labels(labels: np.ndarray, count: int, what: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..runtime.errors import warn
 from ..runtime.privacy import without_folders
 from .images import IMAGE_MODES, Augmentation, BadImages, Decoder, own_channels
 from .labels import Labels, read_labels
-from .listing import Listing
+from .listing import Listing, RowCount
 from .order import Batch, ImageStream, PositionDataset, load_batches, positions_of
 from .rows import load_rows, read_rows
 from .settings import DataConfig
@@ -120,7 +120,7 @@ def load_digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
 
 
 def load_training_data(
-    config: DataConfig, resolution: Resolution | None, channels: int | None
+    config: DataConfig, resolution: Resolution | None, channels: int | None, *, with_labels: bool = True
 ) -> TrainingData:
     """Return the data that a configuration names, checked and, where they fit, decoded into memory.
 
@@ -128,6 +128,8 @@ def load_training_data(
         config: the run's configuration.
         resolution: height and width of the images; None for 64 x 64, or the built-in data's own.
         channels: image channels; None for 3, or the data's own.
+        with_labels: read the labels that the configuration names; if not, they are only told from the pixels
+            of a table.
 
     Raises:
         DataError: a missing folder, data set, split or column, or an image that cannot be read.
@@ -147,7 +149,7 @@ def load_training_data(
             name=f"2-D points: {config.dataset_name}",
             levels=None,
         )
-    return _image_data(config, resolution or 64, channels)
+    return _image_data(config, resolution or 64, channels, with_labels)
 
 
 def load_reference(config: DataConfig | None, shape: tuple[int, ...]) -> TrainingData | None:
@@ -163,7 +165,7 @@ def load_reference(config: DataConfig | None, shape: tuple[int, ...]) -> Trainin
     if config is None:
         return None
     try:
-        return load_training_data(config, shape[1:], shape[0])
+        return load_training_data(config, shape[1:], shape[0], with_labels=False)
     except DataError as error:
         raise DataError(f"the reference images cannot be used: {error}") from error
 
@@ -202,10 +204,12 @@ def _check_column(rows: Any, column: str, flag: str) -> None:
         raise DataError(f"{flag} is {column!r}, but the data set has the columns {', '.join(columns)}.")
 
 
-def _image_data(config: DataConfig, resolution: Resolution, channels: int | None) -> TrainingData:
+def _image_data(
+    config: DataConfig, resolution: Resolution, channels: int | None, with_labels: bool
+) -> TrainingData:
     import datasets
 
-    rows, listing = load_rows(config, channels)
+    rows, listing = load_rows(config, channels, resolution, with_labels=with_labels)
     _check_column(rows, config.image_column, "--image_column")
     features: dict[str, Any] = dict(rows.features or {})
     if isinstance(features.get(config.image_column), datasets.Image):
@@ -219,7 +223,7 @@ def _image_data(config: DataConfig, resolution: Resolution, channels: int | None
     first: dict[str, Any] = next(read_rows(rows), {})
     channels = channels or own_channels(first.get(config.image_column)) or 3
     classes, numbers = None, None
-    if config.label_column is not None:
+    if config.label_column is not None and with_labels:
         _check_column(rows, config.label_column, "--label_column")
         classes = read_labels(rows, config.label_column)
         if hasattr(rows, "num_rows"):
@@ -260,7 +264,7 @@ def _image_data(config: DataConfig, resolution: Resolution, channels: int | None
     )
 
 
-def _say(listing: Listing, classes: Labels | None, numbers: torch.Tensor | None) -> dict[str, Any]:
+def _say(listing: Listing | RowCount, classes: Labels | None, numbers: torch.Tensor | None) -> dict[str, Any]:
     """Print once what was found of files, and return it for the record."""
     counts = None
     if classes is not None and numbers is not None:
@@ -268,10 +272,7 @@ def _say(listing: Listing, classes: Labels | None, numbers: torch.Tensor | None)
         counts = dict(zip(classes.names, counted, strict=True))
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"data: {listing.summary(counts)}", flush=True)
-    return {
-        "used": len(listing.files),
-        "left_out": {reason: len(names) for reason, names in listing.left_out.items()},
-    }
+    return listing.record()
 
 
 def _kind_of_numbers(feature: Any) -> str | None:

@@ -9,15 +9,14 @@ from ..runtime.errors import warn
 from .archives import ARCHIVE_ENDINGS, PACKED_ENDINGS
 from .array_files import ARRAY_ENDINGS
 from .images import DataError
-from .labels import SPLIT_WORDS, folder_classes
+from .labels import folder_classes, folders_around
 from .listing import METADATA_NAMES, File, Listing, choose_pictures, list_archive, list_folder, some
-from .splits import rows_of_split
+from .splits import are_splits, refuse_doubles, rows_of_split
 from .tables import TABLE_ENDINGS, file_path, is_missing, path_column, read_table
 
 NO_ROW = "no row in the metadata"
-NO_FILE = "a row of the metadata, but no picture"
 NO_PATHS = "a table without file_name"
-OTHER_SPLIT = "in another split"
+NOT_IN_SPLIT = "not in --dataset_split {}"
 
 Table = dict[str, list[Any]]
 
@@ -69,7 +68,7 @@ def _folder_rows(
     present = {file.name for file in listing.files}
     for name in rows_of:
         if name not in present:
-            listing.leave_out(NO_FILE, name)
+            listing.missing.append(name)
     below = [file.name for file in listing.files] if split is None else _take_split(listing, split)
     labels: list[Any] | None = None
     if label_column is not None:
@@ -123,13 +122,9 @@ def _rows_by_name(tables: list[tuple[str, str, Table]]) -> dict[str, dict[str, A
 def _take_split(listing: Listing, split: str) -> list[str]:
     """Keep the files of a split; return their names below its folder."""
     wanted = {split, *(part.partition("[")[0].strip() for part in split.split("+"))}
-    around = ""
-    while True:
-        names = [file.name.removeprefix(around) for file in listing.files]
-        firsts = sorted({name.partition("/")[0] for name in names if "/" in name})
-        if wanted & set(firsts) or len(firsts) != 1 or not all("/" in name for name in names):
-            break
-        around += firsts[0] + "/"
+    around = folders_around([file.name for file in listing.files], wanted)
+    names = [file.name.removeprefix(around) for file in listing.files]
+    firsts = sorted({name.partition("/")[0] for name in names if "/" in name})
     parts: dict[str, list[tuple[File, str]]] = {first: [] for first in firsts}
     whole = parts.setdefault("all", []) if "all" not in parts else []  # a folder of that name comes first
     for file, name in zip(listing.files, names, strict=True):
@@ -143,13 +138,14 @@ def _take_split(listing: Listing, split: str) -> list[str]:
         for name, places in rows_of_split(lengths, split, listing.source)
         for place in places
     ]
-    listing.keep([file for file, _ in chosen], OTHER_SPLIT)
+    refuse_doubles([file for file, _ in chosen], split)
+    listing.keep([file for file, _ in chosen], NOT_IN_SPLIT.format(split))
     return [name for _, name in chosen]
 
 
 def _say_splits(names: list[str], source: str) -> None:
     folders = sorted({name.partition("/")[0] for name in names})
-    if len(folders) > 1 and {folder.lower() for folder in folders} <= set(SPLIT_WORDS):
+    if len(folders) > 1 and are_splits(folders):
         one = next((folder for folder in folders if folder.lower() == "train"), folders[0])
         warn(f"all of {some(folders, 6)} in {source} are used; --dataset_split {one} takes only that.")
 
@@ -180,13 +176,17 @@ def _list_rows(
     names = [file_path(value, f"row {n} of {source}") for n, value in enumerate(table[paths], 1)]
     files = [File(name, str(Path(source).parent / name)) for name in names]
     labels = None if label_column is None else table[label_column]
+    listing = Listing(source, files)
     if split is not None:
         places = [i for _, part in rows_of_split({"all": len(files)}, split, source) for i in part]
-        files = [files[place] for place in places]
+        chosen = set(places)
+        for place in (place for place in range(len(files)) if place not in chosen):
+            listing.leave_out(NOT_IN_SPLIT.format(split), names[place])
+        listing.files = [files[place] for place in places]
         labels = None if labels is None else [labels[place] for place in places]
     if labels is not None:
-        _refuse_gaps(labels, [file.name for file in files], str(label_column))
-    return _rows(files, labels, label_column, image_column=image_column), Listing(source, files)
+        _refuse_gaps(labels, [file.name for file in listing.files], str(label_column))
+    return _rows(listing.files, labels, label_column, image_column=image_column), listing
 
 
 def _rows(

@@ -2,16 +2,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..runtime.errors import warn
 from .images import DataError
 from .listing import some
+from .splits import are_splits
 
-# A folder whose class folders are all called so holds splits, not classes.
-SPLIT_WORDS = ("train", "test", "val", "valid", "validation", "dev", "eval", "training", "testing")
 # From this number of classes on, and this part of them with one sample, labels are taken for numbers of rows.
 _MANY_CLASSES, _NEARLY_ALL = 5, 0.9
 
@@ -77,7 +76,7 @@ def read_labels(rows: Any, column: str) -> Labels:
             "numbers or texts, without gaps."
         ) from error
     labels = Labels(column, {value: number for number, value in enumerate(classes)}, [
-        f"{value:g}" if isinstance(value, float) else str(value) for value in classes
+        str(int(value) if isinstance(value, float) else value) for value in classes
     ])  # fmt: skip
     _look_at_counts(Counter(values), column)
     return labels
@@ -102,13 +101,18 @@ def _look_at_counts(counts: Counter, column: str) -> None:
         )
 
 
-def folders_around(names: Sequence[str]) -> str:
-    """Return the path of the folders that hold all files and folders below them, such as "photos/", or ""."""
+def folders_around(names: Sequence[str], wanted: Collection[str] = ()) -> str:
+    """Return the path of the folders that hold all files and folders below them, such as "photos/", or "".
+
+    Args:
+        names: of the files, with "/" between folders.
+        wanted: names of folders that are not passed over.
+    """
     around = ""
     while True:
         below = [name.removeprefix(around) for name in names]
         folders = {name.partition("/")[0] for name in below}
-        if len(folders) != 1 or all(name.count("/") < 2 for name in below):
+        if len(folders) != 1 or folders & set(wanted) or all(name.count("/") < 2 for name in below):
             return around
         around += folders.pop() + "/"
 
@@ -142,7 +146,7 @@ def folder_classes(names: Sequence[str], source: str) -> list[str]:
             f"--label_column is 'label', but beside the class folders {some(folders, 3)} of {where} there "
             f"are loose pictures: {some(loose, 3)}; move them into a class folder, or leave the flag out."
         )
-    if {folder.lower() for folder in folders} <= set(SPLIT_WORDS):
+    if are_splits(folders):
         raise DataError(
             f"--label_column is 'label', but the folders of {where} are {some(folders, 3)}, which look like "
             "splits, not classes: choose one with --dataset_split, and have class folders in it."

@@ -41,6 +41,9 @@ SPECIAL = "no file"
 NESTED = "an archive inside: give it as --train_data_dir, or unpack it"
 NOT_UTF8 = "its name is not UTF-8: rename it"
 CAMERA = "raw data of a camera: convert it"
+NO_FILE = "a row of the metadata, but no picture"
+NOT_IN_SLICE = "not in the slice of --dataset_split"
+NOT_READ = "other arrays or columns"
 TWICE = "in the archive twice, or a link there"
 
 
@@ -67,6 +70,7 @@ class Listing:
         left_out: reason to the names of what is not.
         empty: folders in which no file is.
         several_frames: names of the pictures of which the first of several is used.
+        missing: names in the metadata of pictures that are not there.
     """
 
     source: str
@@ -74,6 +78,7 @@ class Listing:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
     several_frames: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
     def leave_out(self, reason: str, name: str) -> None:
         """Note that a file is not used."""
@@ -100,9 +105,7 @@ class Listing:
         """
         used = len(self.files)
         text = f"{used + self.num_left_out} found in {self.source}, {used} used"
-        if classes is not None:
-            counted = [f"{name} {count}" for name, count in classes.items()]
-            text += f" ({len(classes)} class{'es' * (len(classes) != 1)}: {some(counted, 12)})"
+        text += _in_classes(classes)
         if self.left_out:
             reasons = [f"{some(sorted(names), 3)} ({reason})" for reason, names in self.left_out.items()]
             text += f", {self.num_left_out} left out: {'; '.join(reasons)}"
@@ -110,7 +113,58 @@ class Listing:
             text += f"; the first frame of {some(self.several_frames, 3)}"
         if self.empty:
             text += f"; nothing in {some([name + '/' for name in self.empty], 3)}"
+        if self.missing:
+            text += f"; {NO_FILE}: {some(self.missing, 3)}"
         return text
+
+    def record(self) -> dict[str, Any]:
+        """Return the counts for the record of a run."""
+        left_out = {reason: len(names) for reason, names in self.left_out.items()}
+        return {
+            "used": len(self.files),
+            "left_out": left_out | ({NO_FILE: len(self.missing)} if self.missing else {}),
+        }
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """What is used of a file that has all pictures: of arrays, or a table of pixels.
+
+    Args:
+        source: the file, as it was given.
+        used: rows that are used.
+        left_out: rows that --dataset_split leaves out.
+        unused: names of its other arrays or columns.
+    """
+
+    source: str
+    used: int
+    left_out: int
+    unused: tuple[str, ...]
+
+    def summary(self, classes: dict[str, int] | None = None) -> str:
+        """Return one line, as that of a folder."""
+        text = f"{self.used + self.left_out} found in {self.source}, {self.used} used{_in_classes(classes)}"
+        if self.left_out:
+            text += f", {self.left_out} left out ({NOT_IN_SLICE})"
+        if self.unused:
+            text += f"; not read: {some(self.unused, 6)}"
+        return text
+
+    def record(self) -> dict[str, Any]:
+        """Return the counts for the record of a run."""
+        left_out = {NOT_IN_SLICE: self.left_out} if self.left_out else {}
+        return {
+            "used": self.used,
+            "left_out": left_out | ({NOT_READ: len(self.unused)} if self.unused else {}),
+        }
+
+
+def _in_classes(classes: dict[str, int] | None) -> str:
+    if classes is None:
+        return ""
+    counted = [f"{name} {count}" for name, count in classes.items()]
+    return f" ({len(classes)} class{'es' * (len(classes) != 1)}: {some(counted, 12)})"
 
 
 def some(names: Sequence[str], most: int) -> str:

@@ -9,10 +9,10 @@ from ..runtime.errors import RunError
 from .array_files import ARRAY_ENDINGS, ArrayRows, load_arrays
 from .folders import picture_rows
 from .images import FAULTS_OF_THE_MACHINE, DataError
-from .listing import Listing
+from .listing import Listing, RowCount
 from .pixel_tables import PIXEL_TABLE_ENDINGS, is_table_of_pixels, load_table
 from .settings import DataConfig
-from .sizes import sides
+from .sizes import Resolution, sides
 from .splits import rows_of_split
 
 # A folder with one of these is a data set of the Hub that was copied here, which `datasets` reads.
@@ -59,7 +59,9 @@ def read_rows(rows: Iterable[Any], what: str = "the stream cannot be read") -> I
         yield from rows
 
 
-def load_rows(config: DataConfig, channels: int | None) -> tuple[Any, Listing | None]:
+def load_rows(
+    config: DataConfig, channels: int | None, resolution: Resolution, *, with_labels: bool = True
+) -> tuple[Any, Listing | RowCount | None]:
     """Return the rows of a configuration, and what was found if they are of files here.
 
     They are a datasets.Dataset, a datasets.IterableDataset of a data set of the Hub that is streamed, or
@@ -68,16 +70,18 @@ def load_rows(config: DataConfig, channels: int | None) -> tuple[Any, Listing | 
     Args:
         config: of the data.
         channels: of the pictures; None if not known.
+        resolution: height and width of pictures that are written as rows of numbers, if they have as many.
+        with_labels: read the labels; if not, a table's are only told from its pixels.
 
     Raises:
         DataError: they cannot be read.
     """
-    arrays = _array_rows(config, channels)
+    arrays = _array_rows(config, channels, sides(resolution), with_labels)
     if arrays is not None:
-        return arrays, None
+        return arrays, arrays.count(str(config.train_data_dir or config.dataset_name))
     source = config.train_data_dir or _files_of_pictures(config.dataset_name)
     if source is not None:
-        columns = config.image_column, config.label_column
+        columns = config.image_column, config.label_column if with_labels else None
         return picture_rows(source, config.dataset_split, *columns, config.flag_of_data)
     import datasets
 
@@ -96,18 +100,22 @@ def load_rows(config: DataConfig, channels: int | None) -> tuple[Any, Listing | 
     return rows, None
 
 
-def _array_rows(config: DataConfig, channels: int | None) -> ArrayRows | None:
+def _array_rows(
+    config: DataConfig, channels: int | None, size: tuple[int, int], with_labels: bool
+) -> ArrayRows | None:
     """Return the rows of a file of arrays or a table of pixels; None for other data."""
     source = config.train_data_dir or config.dataset_name or ""
     path, lower = Path(source), source.lower()
     if not path.is_file():
         return None
-    size = None if config.resolution is None else sides(config.resolution)
-    columns = config.image_column, config.label_column
+    images, labels = config.image_column, config.label_column
     if lower.endswith(ARRAY_ENDINGS):
-        return load_arrays(path, config.dataset_split, *columns, channels, size)
-    if lower.endswith(PIXEL_TABLE_ENDINGS) and is_table_of_pixels(path):
-        return load_table(path, *columns, channels, size).of_split(config.dataset_split, path.name)
+        return load_arrays(
+            path, config.dataset_split, images, labels if with_labels else None, channels, size
+        )
+    if lower.endswith(PIXEL_TABLE_ENDINGS) and is_table_of_pixels(path, images):
+        rows = load_table(path, images, labels, channels, size, with_labels=with_labels)
+        return rows.of_split(config.dataset_split, path.name)
     return None
 
 

@@ -133,6 +133,8 @@ class DataConfig:
     def of_reference(self, folder: str | None, split: str | None) -> "DataConfig | None":
         """Return the settings of held-out images that are read as the training images; None without any.
 
+        The column of the labels stays, for tables in which it must be told from the pixels.
+
         Args:
             folder: of the images, in place of the data set; or an archive or a list of them.
             split: of the folder or data set.
@@ -147,7 +149,7 @@ class DataConfig:
         if folder is not None and not Path(folder).exists():
             raise ConfigError(f"--reference_data_dir is {folder!r}, but there is no such folder.")
         settings: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(DataConfig)}
-        settings |= {"dataset_split": split, "label_column": None}
+        settings["dataset_split"] = split
         if folder is not None:
             settings |= {"train_data_dir": folder, "dataset_name": None, "dataset_config_name": None}
         reference = DataConfig(**settings)

@@ -58,10 +58,9 @@ def _json_columns(path: str, text: str) -> dict[str, list[Any]]:
 
 
 def _csv_columns(path: str, text: str) -> dict[str, list[Any]]:
-    first = text.partition("\n")[0]
-    separator = max(",;\t", key=first.count)
+    between = separator(text.partition("\n")[0])
     try:
-        head, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
+        head, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=between) if row]
     except ValueError:
         raise DataError(f"table {path!r} is empty.") from None
     except csv.Error as error:
@@ -73,6 +72,11 @@ def _csv_columns(path: str, text: str) -> dict[str, list[Any]]:
         if len(row) != len(names):
             raise DataError(f"table {path!r}, row {number}, has {len(row)} cells, but {len(names)} columns.")
     return {name: _typed([row[place] for row in rows]) for place, name in enumerate(names)}
+
+
+def separator(line: str, among: str = ",;\t") -> str:
+    """Return what is between the cells of a line: the mark that it has most of."""
+    return max(among, key=line.count)
 
 
 def _typed(cells: list[str]) -> list[Any]:

@@ -107,6 +107,24 @@ def test_splits_by_the_words_in_names(tmp_path, names):
         load(path, "validation")
 
 
+@pytest.mark.parametrize("split", ["test", "nonsense", "val", "nonsense[:2]", "test[:50%]", "train+test"])
+@pytest.mark.parametrize("flag", ["image", "label"])
+def test_a_split_that_the_given_array_is_not_of_is_refused(tmp_path, split, flag):
+    """Else held-out pictures would be those of training."""
+    path = npz(tmp_path, a_train=IMAGES, b_train=LABELS, test_images=IMAGES, val_images=IMAGES)
+    given = {"image": "a_train"} if flag == "image" else {"image": "val_images", "label": "b_train"}
+    with pytest.raises(DataError, match="--dataset_split is .*, but --(image|label)_column is the array"):
+        load(path, split, **given)
+
+
+def test_the_split_of_a_given_array(tmp_path):
+    path = npz(tmp_path, a=IMAGES, b_val=IMAGES[:4])
+    lengths = [len(load(path, split, image="a")) for split in (None, "train", "all", "train[:2]", "all[1:]")]
+    assert lengths == [6, 6, 6, 2, 5]
+    lengths = [len(load(path, split, image="b_val")) for split in ("val", "validation", "valid[:50%]", None)]
+    assert lengths == [4, 4, 2, 4]
+
+
 def test_labels_of_medmnist_are_a_column(tmp_path):
     path = npz(tmp_path, train_images=IMAGES, train_labels=LABELS[:, None], val_images=IMAGES[:1])
     assert load(path, label="label")["label"] == LABELS.tolist()
@@ -198,3 +216,17 @@ def test_the_side_of_a_row():
     assert shape_of_row(240, "x", None, (20, 12)) == (20, 12)
     with pytest.raises(DataError, match="x has 785 numbers for each picture"):
         shape_of_row(785, "x", None, None)
+
+
+def test_rows_are_counted_and_other_arrays_named(tmp_path):
+    path = npz(tmp_path, images=IMAGES, labels=LABELS, masks=IMAGES)
+    count = load(path, "train[:2]", label="label").count("a.npz")
+    assert count.summary({"1": 1, "3": 1}) == (
+        "6 found in a.npz, 2 used (2 classes: 1 1, 3 1), 4 left out (not in the slice of --dataset_split); "
+        "not read: masks"
+    )
+    assert count.record() == {
+        "used": 2,
+        "left_out": {"not in the slice of --dataset_split": 4, "other arrays or columns": 1},
+    }
+    assert load(npy(tmp_path, IMAGES)).count("a.npy").summary() == "6 found in a.npy, 6 used"

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -53,6 +55,8 @@ def test_a_reference_is_listed_as_the_training_pictures_are(photos, capsys):
     assert reference.num_samples == 12 and "12 found in photos.zip, 12 used" in capsys.readouterr().out
     part = load_reference(config.of_reference(None, "train[:2]"), (3, 4, 4))
     assert part.num_samples == 2
+    said = capsys.readouterr().out
+    assert "12 found in photos, 2 used, 10 left out" in said and "(not in --dataset_split train[:2])" in said
     with pytest.raises(ValueError, match="reference images cannot be used.*has cat, train, all"):
         load_reference(config.of_reference(None, "test"), (3, 4, 4))
 
@@ -87,3 +91,27 @@ def test_an_archive_and_a_list_may_be_given_as_a_dataset(photos, tmp_path):
     (tmp_path / "list.csv").write_text("path\nphotos/cat/0.png\n")
     for source, count in (("photos.zip", 12), ("list.csv", 1)):
         assert load_training_data(TrainingConfig(dataset_name=source), 4, 3).num_samples == count
+
+
+@pytest.mark.parametrize("split", ["all[:2]+all[1:]", "cat+all", "train+train[:1]"])
+def test_no_picture_is_taken_twice(photos, split):
+    with pytest.raises(ValueError, match="rows in common"):
+        load_training_data(TrainingConfig(train_data_dir="photos", dataset_split=split), 4, 3)
+
+
+def test_rows_without_a_picture_are_no_pictures_found(photos, capsys):
+    rows = "\n".join(f"cat/{number}.png,x" for number in range(9))
+    Path("photos/metadata.csv").write_text(f"file_name,kind\n{rows}\n")
+    data = load_training_data(TrainingConfig(train_data_dir="photos", label_column="kind"), 4, 3)
+    said = capsys.readouterr().out
+    assert "12 found in photos, 6 used" in said and "no picture: cat/6.png, cat/7.png, cat/8.png" in said
+    assert data.files["left_out"] == {
+        "no row in the metadata": 6,
+        "a row of the metadata, but no picture": 3,
+    }
+
+
+def test_a_slice_of_a_list_counts_what_it_leaves_out(photos, capsys):
+    Path("list.csv").write_text("path\n" + "".join(f"photos/cat/{number}.png\n" for number in range(6)))
+    load_training_data(TrainingConfig(train_data_dir="list.csv", dataset_split="all[:4]"), 4, 3)
+    assert "6 found in list.csv, 4 used, 2 left out" in capsys.readouterr().out

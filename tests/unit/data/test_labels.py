@@ -15,6 +15,7 @@ def labels_of(values):
         (["b", "a", "b"], ["a", "b"]),
         ([10, 9, 10], ["9", "10"]),
         ([1.0, 0.0, 1.0], ["0", "1"]),
+        ([1000001.0, 1000002.0], ["1000001", "1000002"]),
         ([True, False], ["False", "True"]),
         ([-1, 5], ["-1", "5"]),
     ],
@@ -68,6 +69,7 @@ def test_a_stream_needs_a_class_label():
 def test_folders_around_all_are_passed_over():
     assert folders_around(["p/q/cat/1", "p/q/dog/1"]) == "p/q/"
     assert folders_around(["cat/1", "dog/1"]) == folders_around(["cat/1"]) == folders_around(["1"]) == ""
+    assert folders_around(["p/q/cat/1", "p/q/dog/1"], ["q"]) == "p/"
     assert folder_classes(["p/cat/1", "p/dog/x/1"], "photos") == ["cat", "dog"]
 
 

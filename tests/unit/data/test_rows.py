@@ -1,10 +1,12 @@
 import errno
 
 import datasets
+import numpy as np
 import pytest
+import torch
 
 import folder_shapes
-from ddpm_from_scratch.data.datasets import load_training_data
+from ddpm_from_scratch.data.datasets import load_reference, load_training_data
 from ddpm_from_scratch.data.images import DataError
 from ddpm_from_scratch.data.rows import causes_named, read_rows
 from ddpm_from_scratch.training.config import TrainingConfig
@@ -66,3 +68,36 @@ def test_a_folder_that_datasets_can_read_is_left_to_it(tmp_path):
     rows.to_parquet(tmp_path / "data" / "train.parquet")
     config = TrainingConfig(dataset_name=str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert load_training_data(config, 4, 3).num_samples == 3
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Labels and four pictures of 64 numbers, without a header."""
+    numbers = np.random.default_rng(0).integers(0, 256, (4, 64))
+    np.savetxt(tmp_path / "a.csv", np.column_stack([[0, 1, 0, 1], numbers]), "%d", ",")
+    return tmp_path / "a.csv", numbers
+
+
+def test_a_table_has_the_size_of_the_network(table):
+    """Which evaluate, calibrate and --init_from give beside the configuration."""
+    path, numbers = table
+    config = TrainingConfig(train_data_dir=str(path), label_column="0")
+    data = load_training_data(config, (16, 4), 1)
+    assert data.sample_shape == (1, 16, 4)
+    expected = torch.tensor(numbers.reshape(4, 1, 16, 4)) / 127.5 - 1
+    assert torch.allclose(data.dataset.plain(range(4)), expected.float(), atol=1e-6)
+
+
+def test_a_reference_leaves_the_labels_of_a_table_out(table, capsys):
+    path, _ = table
+    config = TrainingConfig(train_data_dir=str(path), label_column="0", dataset_split="train[:2]")
+    reference = load_reference(config.of_reference(None, "train[2:]"), (1, 8, 8))
+    assert reference.num_samples == 2 and reference.num_classes is None
+    assert "data: 4 found in" in capsys.readouterr().out
+
+
+def test_a_reference_is_not_the_training_array(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.zeros((4, 8, 8), np.uint8))
+    config = TrainingConfig(train_data_dir=str(tmp_path / "a.npz"), image_column="a")
+    with pytest.raises(DataError, match="--dataset_split is 'test', but --image_column is the array 'a'"):
+        load_reference(config.of_reference(None, "test"), (1, 8, 8))

@@ -11,7 +11,13 @@ def test_held_out_images_are_read_as_the_training_images(tmp_path):
         dataset_name="me/photos", dataset_config_name="small", dataset_split="train", image_column="picture",
         label_column="kind", center_crop=True, seed=4, cache_dir="cache",
     )  # fmt: skip
-    as_trained = {"image_column": "picture", "center_crop": True, "seed": 4, "cache_dir": "cache"}
+    as_trained = {
+        "image_column": "picture",
+        "label_column": "kind",
+        "center_crop": True,
+        "seed": 4,
+        "cache_dir": "cache",
+    }
     assert config.of_reference(None, None) is None
     assert config.of_reference(None, "test") == DataConfig(
         dataset_name="me/photos", dataset_config_name="small", dataset_split="test", **as_trained
