@@ -121,7 +121,7 @@ class Ours:
     def __init__(self, network: dict[str, Any], config: TrainingConfig):
         self.accelerator = fresh_accelerator(config.mixed_precision)
         data = load_training_data(config, network.get("sample_size"), network.get("in_channels"))
-        self.trainer = Trainer(config, network, data, self.accelerator)
+        self.trainer = Trainer(config, network, data, None, self.accelerator)
         self.network, self.scheduler = self.trainer.state.network, self.trainer.scheduler
 
     def average(self) -> ModelMixin:

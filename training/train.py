@@ -41,7 +41,7 @@ def train(config: TrainingConfig) -> None:
 
     output_dir = prepare_output_dir(config)
     check_hub_token(config)
-    network, data = choose_model_and_data(config)
+    network, data, start = choose_model_and_data(config)
     repo_id = prepare_hub(config)
     accelerator = make_accelerator(config)
     is_main = accelerator.is_main_process
@@ -52,7 +52,7 @@ def train(config: TrainingConfig) -> None:
         else []
     )
     stop = StopRequest()
-    trainer = Trainer(config, network, data, accelerator, stop)
+    trainer = Trainer(config, network, data, start, accelerator, stop)
     if config.resume_from_checkpoint:
         trainer.resume(config.resume_from_checkpoint)
     elif is_main and config.overwrite_output_dir:

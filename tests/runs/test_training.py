@@ -450,8 +450,7 @@ from ddpm_from_scratch.training.config import parse_config
 from ddpm_from_scratch.training.prepare import choose_model_and_data
 from ddpm_from_scratch.training.trainer import Trainer
 config = parse_config({flags!r})
-network, data = choose_model_and_data(config)
-trainer = Trainer(config, network, data, Accelerator(mixed_precision="bf16"))
+trainer = Trainer(config, *choose_model_and_data(config), Accelerator(mixed_precision="bf16"))
 trainer.pipeline(); trainer.export(); trainer.save_checkpoint()
 trainer.save_samples(Path(config.output_dir) / "x.png")
 seen = []

@@ -65,7 +65,7 @@ class ArrayRows:
 
     def shard(self, num_shards: int, index: int) -> "ArrayRows":
         """Return the rows to read as a stream; they are one shard."""
-        return ArrayRows(self.columns, self.places)
+        return self.to_iterable_dataset()
 
     def to_iterable_dataset(self) -> "ArrayRows":
         """Return the rows to read as a stream."""

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..data.points import POINT_DATASETS
 from ..runtime.errors import warn
 from ..runtime.privacy import without_folders
+from ..runtime.processes import rank
 from .images import IMAGE_MODES, Augmentation, BadImages, Decoder, own_channels
 from .labels import Labels, read_labels
 from .listing import Listing, RowCount
@@ -244,11 +245,11 @@ def _image_data(
         images, found_at = _decode_all(decoder, bad_images)
         labels = None if numbers is None else numbers[found_at]
         dataset = PositionDataset(images, labels, config.seed, augmentation)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if rank() == 0:
         for problem in bad_images.problems:
             warn(f"passing over it: {problem}")
     remark = values.remark(f"the pixels of the {'first ' if values.num_seen <= NUM_LOOKED_AT else ''}images")
-    if remark is not None and int(os.environ.get("RANK", 0)) == 0:
+    if remark is not None and rank() == 0:
         warn(remark)
     return TrainingData(
         dataset=dataset,
@@ -270,7 +271,7 @@ def _say(listing: Listing | RowCount, classes: Labels | None, numbers: torch.Ten
     if classes is not None and numbers is not None:
         counted = numbers.bincount(minlength=len(classes.names)).tolist()
         counts = dict(zip(classes.names, counted, strict=True))
-    if int(os.environ.get("RANK", 0)) == 0:
+    if rank() == 0:
         print(f"data: {listing.summary(counts)}", flush=True)
     return listing.record()
 

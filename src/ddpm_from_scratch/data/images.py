@@ -17,6 +17,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from ..runtime.errors import warn
+from ..runtime.processes import rank
 from ..runtime.seeds import stream_seed
 from .archives import read_file
 from .arrays import NUMPY_FILE, array_of, channels_of, picture_of_array
@@ -176,7 +177,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 @functools.cache
 def say_drawn_on_white() -> None:
     """Say once that pictures are transparent, and what becomes of that."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    if rank() == 0:
         warn("pictures are transparent in parts: they are drawn on white; --channels 4 keeps transparency")
 
 

@@ -33,7 +33,9 @@ def differences(
         ValueError: weights cannot be carried over; the message says from what to what.
     """
     fixed = [
-        name for name in source if name not in ADAPTABLE and _plain(source[name]) != _plain(target[name])
+        name
+        for name in source
+        if name not in ADAPTABLE and as_stored(source[name]) != as_stored(target[name])
     ]
     if fixed:
         name = fixed[0]
@@ -50,7 +52,8 @@ def differences(
     ]
 
 
-def _plain(value: Any) -> Any:
+def as_stored(value: Any) -> Any:
+    """Return a setting of a network as JSON has it, for comparisons: a tuple is a list."""
     return list(value) if isinstance(value, tuple) else value
 
 

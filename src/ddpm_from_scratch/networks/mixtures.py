@@ -145,23 +145,6 @@ class GaussianMixtureDenoiser(ModelMixin, ConfigMixin):
         mean = (1 - level**0.5 * gain) * (shares @ means) + shares.sum(2, keepdim=True) * gain * points
         return self.centre + (mean @ self.axes.mT).sum(0)
 
-    def posterior_covariance(self, sample: torch.Tensor, alpha_prod_t: float | torch.Tensor) -> torch.Tensor:
-        """Return Cov[x_0 | x_t], shape (B, D, D); takes memory for B x K x D numbers.
-
-        sum_k r_k ((1 - a) C_k S_k^{-1} + d_k d_k^T),   d_k = E[x_0 | x_t, k] - E[x_0 | x_t]
-        """
-        level = self._level(alpha_prod_t)
-        own, variance, means, points = self._parts(sample.double(), level)
-        shares = self._responsibilities(level, variance, means, points)
-        mean = self.pred_original(sample, level) - self.centre
-        spread = (1 - level) * own / variance * shares.sum(2, keepdim=True)
-        axes = self.axes[:, None]
-        within = axes @ torch.diag_embed(spread) @ axes.mT
-        gain = (level**0.5 * own / variance)[:, :, None]
-        estimates = means[:, None] + gain * (points[:, :, None] - level[..., None] ** 0.5 * means[:, None])
-        deviations = estimates @ axes.mT - mean[:, None]
-        return (within + deviations.mT @ (shares[..., None] * deviations)).sum(0)
-
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return x_0 drawn from the mixture, float64, shape (num_samples, D)."""
         source, device = "cpu" if generator is None else generator.device, self.centre.device

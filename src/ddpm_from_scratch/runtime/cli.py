@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, warn
+from .processes import rank
 from .unused import Only, unused
 
 Settings = TypeVar("Settings")
@@ -182,7 +183,7 @@ def say_unused(
         settings: likewise.
         rules: likewise.
     """
-    if int(os.environ.get("RANK", 0)) == 0:
+    if rank() == 0:
         for line in unused(given, settings, rules):
             warn(line, prog)
 
@@ -298,7 +299,7 @@ def _replace_in_file(
         if item.name in on_line and gone:
             said = ", ".join(from_file.pop(name)[0].removeprefix("--").replace("=", " ", 1) for name in gone)
             text = f"--{item.name} takes the place of {said} in the file, whose other settings stay"
-            if int(os.environ.get("RANK", 0)) == 0:
+            if rank() == 0:
                 print(f"{parser.prog}: {text}", file=sys.stderr)
 
 

@@ -1,9 +1,10 @@
 """How a run can end other than well: each error is one line for the user, and has its exit status."""
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from .processes import rank
 
 # What runs if no script of a user or of ours does: python -c and -m, a prompt, a notebook.
 _NO_SCRIPTS = ("", "-c", "-m", "__main__.py", "ipykernel_launcher.py")
@@ -27,8 +28,7 @@ def warn(message: str, program: str | None = None) -> None:
 
 def say_error(program: str, error: Exception) -> None:
     """Say on standard error, in one line, why a process of a program ends."""
-    rank = int(os.environ.get("RANK", 0))
-    who = f"{program}, process {rank}" if rank else program
+    who = f"{program}, process {rank()}" if rank() else program
     kind = "" if isinstance(error, Stopped) else "error: "
     print(f"{who}: {kind}{' '.join(str(error).split())}", file=sys.stderr)
 

@@ -1,13 +1,16 @@
-"""Work that one process of a run does for all of them."""
+"""The processes of a run: which one this is, and work that one does for all of them."""
 
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
 Result = TypeVar("Result")
+
+
+def rank() -> int:
+    """Return the number of this process among those of the run, 0 if it is alone; known before any start."""
+    return int(os.environ.get("RANK", 0))
 
 
 def on_main(work: Callable[[], Result]) -> Result:
@@ -23,6 +26,10 @@ def on_main(work: Callable[[], Result]) -> Result:
         Exception: what `work` raised; in the other processes a RuntimeError with its text if it cannot be
             sent.
     """
+    # Not before it is needed: torch takes seconds to load, and `rank` is for command lines, too.
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
     state = PartialState()
     if state.num_processes == 1:
         return work()

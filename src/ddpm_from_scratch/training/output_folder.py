@@ -4,13 +4,13 @@ A run writes under fixed names. What has such a name and no mark of ours, a mani
 else: a run neither deletes it nor writes over it, but asks for another folder.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..hub.upload import PIPELINE_FILES, REPORT_FILES
 from ..runtime.errors import ConfigError, warn
+from ..runtime.processes import rank
 from ..runtime.storage import delete_folder, delete_leftovers
 from ..sharing.results import RunRecord
 from . import checkpoint
@@ -36,7 +36,7 @@ def prepare_output_dir(config: TrainingConfig) -> Path:
             from.
     """
     folder = Path(config.output_dir)
-    if int(os.environ.get("RANK", 0)) != 0:
+    if rank() != 0:
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,20 +16,22 @@ from ..hub.upload import check_token, prepare_repository
 from ..networks.models import MODEL_CONFIGS, load_model_config, model_config
 from ..runtime.errors import ConfigError
 from ..runtime.privacy import without_folders
+from ..runtime.processes import rank
 from ..sharing.publish import hub_errors
 from ..words import BUILT_IN_DATASETS
 from .config import TrainingConfig
 from .output_folder import TRACKER
-from .start import check_agreement, check_fit, find_start, follow_process, warn_of_fresh_weights
+from .start import Start, check_agreement, check_fit, find_start, follow_process, warn_of_fresh_weights
 from .updates.sharding import check_launch, refuse_deepspeed
 
 # A process that waits longer than this for another one takes it for dead.
 PROCESS_TIMEOUT = timedelta(minutes=10)
 
 
-def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], TrainingData]:
-    """Return the network's configuration and the data, made to agree on size, channels and classes.
+def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], TrainingData, Start | None]:
+    """Return the network's configuration and the data, made to agree, and the weights to start from.
 
+    They agree on size, channels and classes. A `Trainer` takes the three after `config`.
     With --init_from the network is that of the weights, and what `config` says of the process becomes
     theirs where it was not given.
 
@@ -65,7 +67,7 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
         network = network | {"sample_shape": data.sample_shape}
         if start is not None:
             check_fit(config, start, network)
-        return network, data
+        return network, data, start
     channels, height, width = data.sample_shape
     outputs = channels * (2 if config.variance_type == "learned_range" else 1)
     if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
@@ -97,7 +99,7 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
             "--label_column."
         )
     given = given | {"sample_size": as_sample_size(height, width)}
-    return given | ({} if classes is None else {"num_class_embeds": classes}), data
+    return given | ({} if classes is None else {"num_class_embeds": classes}), data, start
 
 
 def _network_for(height: int, width: int) -> str:
@@ -131,7 +133,7 @@ def check_hub_token(config: TrainingConfig) -> None:
     Raises:
         UploadError: no token, a wrong one, or no connection.
     """
-    if config.push_to_hub and int(os.environ.get("RANK", 0)) == 0:
+    if config.push_to_hub and rank() == 0:
         with hub_errors(upload="--push_to_hub: "):
             check_token(_repo_id(config), config.hub_token)
 
@@ -152,7 +154,7 @@ def prepare_hub(config: TrainingConfig) -> str:
     if not config.push_to_hub:
         return config.hub_model_id or without_folders(config.output_dir)
     repo_id = _repo_id(config)
-    if int(os.environ.get("RANK", 0)) != 0:
+    if rank() != 0:
         return repo_id
     with hub_errors("--hub_model_id: ", "--push_to_hub: "):
         return prepare_repository(repo_id, private=config.hub_private_repo, token=config.hub_token)

@@ -17,7 +17,7 @@ from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
 from ..schedulers.scheduling_few_step import FewStepScheduler
 from .config import TrainingConfig
 from .recipe import about_run
-from .start import find_start
+from .start import Start
 from .state import RunState
 
 # Fewer points do not show the shape that they come from.
@@ -31,6 +31,7 @@ class Run:
         config: of the run.
         network: configuration of the network.
         data: to train on.
+        start: the trained weights to start from; None for fresh ones.
         accelerator: devices, processes and precision.
         stop: whether the run was asked to stop.
     """
@@ -40,10 +41,12 @@ class Run:
         config: TrainingConfig,
         network: dict[str, Any],
         data: TrainingData,
+        start: Start | None,
         accelerator: Accelerator,
         stop: StopRequest | None = None,
     ):
         self.config, self.network_config, self.data, self.accelerator = config, network, data, accelerator
+        self.start = start
         self.stop = stop or StopRequest()
         self.output_dir = Path(config.output_dir)
         self.scheduler = DDPMFromScratchScheduler(
@@ -56,8 +59,7 @@ class Run:
             variance_type=config.variance_type,
             clip_sample=config.clip_sample,
         )
-        self.start = find_start(config)
-        weights = None if self.start is None else self.start.weights(network, bool(config.label_dropout))
+        weights = None if start is None else start.weights(network, bool(config.label_dropout))
         self.state = RunState(config, network, data, accelerator, weights)
         # Of the sampler; none yet, which is meant, so that nothing is said about it.
         self.calibration: dict[str, Any] = {}

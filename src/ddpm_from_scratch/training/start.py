@@ -1,7 +1,6 @@
 """Trained weights that a run starts from: where they are, what they were trained for, how they fit."""
 
 import inspect
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..hub.requests import CONNECTION_ERRORS
 from ..hub.safe_loading import check_model, component_folder, fetch, named, read_json, variants
-from ..networks.adaptation import ADAPTABLE, Weights, adapted, differences
+from ..networks.adaptation import ADAPTABLE, Weights, adapted, as_stored, differences
 from ..networks.models import MODEL_CONFIGS, PointDenoiser
 from ..runtime.errors import ConfigError, say, warn
 from ..runtime.privacy import without_folders
+from ..runtime.processes import rank
 from ..schedulers.scheduler_settings import SHAPE_KEYS, tables_from_settings
 from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
 from . import checkpoint
@@ -235,7 +235,7 @@ def follow_process(config: TrainingConfig, start: Start) -> None:
                 is_used and name in _LEARNED
             )
     config.check_process()
-    if start.folder is None or int(os.environ.get("RANK", 0)) != 0:
+    if start.folder is None or rank() != 0:
         return
     if differing:
         warn(f"--init_from {start.name}: {'; '.join(differing)}. The weights must learn that anew.")
@@ -260,7 +260,7 @@ def check_fit(config: TrainingConfig, start: Start, network: Mapping[str, Any]) 
         found = differences(start.network, network, start.null_label, bool(config.label_dropout))
     except ValueError as error:
         raise ConfigError(f"--init_from {start.name!r}: {error}") from error
-    if found and start.folder is not None and int(os.environ.get("RANK", 0)) == 0:
+    if found and start.folder is not None and rank() == 0:
         print(f"fitting the weights to the data: {'; '.join(found)}")
 
 
@@ -279,7 +279,7 @@ def check_agreement(config: TrainingConfig, start: Start, given: Mapping[str, An
     for name, value in given.items():
         adaptable = name in ADAPTABLE or (name.startswith("_") and name != "_class_name")
         old = theirs.get(name)
-        if not adaptable and name in theirs and _as_list(value) != _as_list(old):
+        if not adaptable and name in theirs and as_stored(value) != as_stored(old):
             raise ConfigError(
                 f"--model_config_name_or_path {config.model_config_name_or_path!r} has {name} {value!r}, but "
                 f"the weights of --init_from {start.name!r} have {old!r}; leave the first out: the network "
@@ -287,16 +287,12 @@ def check_agreement(config: TrainingConfig, start: Start, given: Mapping[str, An
             )
 
 
-def _as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def warn_of_fresh_weights(config: TrainingConfig) -> None:
     """Say that a network is trained from fresh weights, if it was named by what holds trained ones."""
     chosen = config.model_config_name_or_path
     if chosen is None or chosen in MODEL_CONFIGS or Path(chosen).is_file():
         return
-    if int(os.environ.get("RANK", 0)) != 0 or config.resume_from_checkpoint:
+    if rank() != 0 or config.resume_from_checkpoint:
         return
     folder = Path(chosen)
     holds = not folder.is_dir() or any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))

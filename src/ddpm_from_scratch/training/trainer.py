@@ -27,6 +27,7 @@ from .draws import Draws
 from .observers import Observer, Update, standard_observers
 from .recipe import changes_since
 from .run import Run
+from .start import Start
 from .updates.rates import rate_factor
 
 # The settings that the course of the learning rate is made of.
@@ -41,10 +42,11 @@ class Trainer(Run):
         config: TrainingConfig,
         network: dict[str, Any],
         data: TrainingData,
+        start: Start | None,
         accelerator: Accelerator,
         stop: StopRequest | None = None,
     ):
-        super().__init__(config, network, data, accelerator, stop)
+        super().__init__(config, network, data, start, accelerator, stop)
         self.denoiser = Denoiser(self.state.updater.model, self.scheduler)
         self.draws = Draws(config, accelerator, self.state.network, self.state.loss_aware, self.null_label)
         self._plan_updates()

@@ -51,24 +51,10 @@ def test_the_score_is_the_gradient_of_the_log_density(exact, generator):
     torch.testing.assert_close(exact.score(points.detach(), LEVELS), gradient, rtol=0, atol=1e-12)
 
 
-@both_kinds
-def test_the_posterior_covariance_is_that_of_the_second_derivative(exact, generator):
-    """Cov[x_0 | x_t] = (1 - a) / a (I + (1 - a) Hessian of log p_t)."""
-    points = exact.sample(4, generator)
-    for point, level in zip(points, LEVELS[:4], strict=True):
-        hessian = torch.autograd.functional.hessian(
-            lambda x, a=level: exact.log_prob(x[None], a).sum(), point
-        )
-        expected = (1 - level) / level * (torch.eye(2).double() + (1 - level) * hessian)
-        torch.testing.assert_close(
-            exact.posterior_covariance(point[None], level[None])[0], expected, rtol=0, atol=1e-12
-        )
-
-
 def test_one_covariance_equals_the_same_covariance_for_each(generator):
     one, each = mixture(COVARIANCES[0]), mixture([COVARIANCES[0]] * 3)
     points = one.sample(5, generator)
-    for method in ("log_prob", "score", "pred_original", "posterior_covariance"):
+    for method in ("log_prob", "score", "pred_original"):
         torch.testing.assert_close(
             getattr(one, method)(points, LEVELS), getattr(each, method)(points, LEVELS), rtol=0, atol=1e-12
         )

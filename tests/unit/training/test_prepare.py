@@ -18,10 +18,10 @@ def config(folder, **settings):
 def test_the_network_is_made_to_fit_the_data():
     """One more class stands for none, and a learned variance takes a second half of the channels."""
     settings = {"label_column": "label", "label_dropout": 0.1, "variance_type": "learned_range"}
-    network, data = choose_model_and_data(config("unused", model_config_name_or_path="tiny", **settings))
+    network, data, _ = choose_model_and_data(config("unused", model_config_name_or_path="tiny", **settings))
     assert data.num_classes == 10 and network["num_class_embeds"] == 11
     assert (network["sample_size"], network["in_channels"], network["out_channels"]) == (8, 1, 2)
-    network, _ = choose_model_and_data(config("unused", dataset_name="swiss_roll"))
+    network, _, _ = choose_model_and_data(config("unused", dataset_name="swiss_roll"))
     assert network["_class_name"] == "PointDenoiser" and tuple(network["sample_shape"]) == (2,)
 
 
@@ -70,7 +70,7 @@ def test_a_network_is_found_for_each_size(tmp_path, resolution, sample_size, wid
     """The longer side decides; where that one's network cannot halve both sides, one that can."""
     folder = save_images(tmp_path / "images", 2, seed=0)
     settings = {"dataset_name": None, "train_data_dir": str(folder), "cache_dir": str(tmp_path / "cache")}
-    network, data = choose_model_and_data(config(tmp_path, **settings, resolution=resolution))
+    network, data, _ = choose_model_and_data(config(tmp_path, **settings, resolution=resolution))
     assert network["sample_size"] == sample_size and network["block_out_channels"] == widths
     height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
     assert data.sample_shape == (3, height, width)
@@ -82,7 +82,7 @@ def test_the_size_of_a_network_that_is_given_is_that_of_the_pictures(tmp_path, s
     (tmp_path / "unet.json").write_text(json.dumps(model_config("tiny", channels=3, sample_size=size)))
     settings = {"dataset_name": None, "train_data_dir": str(folder), "cache_dir": str(tmp_path / "cache")}
     settings |= {"model_config_name_or_path": str(tmp_path / "unet.json")}
-    network, data = choose_model_and_data(config(tmp_path, **settings))
+    network, data, _ = choose_model_and_data(config(tmp_path, **settings))
     assert network["sample_size"] == ((20, 12) if size == [20, 12] else 12)
     assert data.sample_shape == ((3, 20, 12) if size == [20, 12] else (3, 12, 12))
 

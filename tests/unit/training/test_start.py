@@ -18,7 +18,7 @@ from ddpm_from_scratch import (
     model_config,
 )
 from ddpm_from_scratch.runtime.errors import ConfigError
-from ddpm_from_scratch.training import Trainer
+from ddpm_from_scratch.training import Trainer, start
 from ddpm_from_scratch.training.config import TrainingConfig, parse_config
 from ddpm_from_scratch.training.prepare import choose_model_and_data
 from ddpm_from_scratch.training.start import find_start
@@ -128,6 +128,14 @@ def test_settings_are_checked_when_the_process_is_known(saved):
         choose_model_and_data(config(saved, ddpm_num_inference_steps=25))
 
 
+def test_the_weights_are_found_and_checked_once(saved, monkeypatch):
+    """From the Hub, network and weights could otherwise be of two commits."""
+    opened, find = [], start._open
+    monkeypatch.setattr(start, "_open", lambda config: opened.append(config) or find(config))
+    made = trainer(config(saved))
+    assert len(opened) == 1 and made.start is not None and made.start.hub_id is None
+
+
 def test_classes_channels_size_and_variances_follow_the_run(saved, tmp_path, capsys):
     images = save_images(tmp_path / "images", 3, seed=0)
     settings = config(
@@ -155,7 +163,7 @@ def test_the_class_of_none_is_known_from_the_pipeline(tmp_path):
 
 
 def test_a_network_named_beside_the_weights_must_agree(saved):
-    network, _ = choose_model_and_data(config(saved, model_config_name_or_path="tiny"))
+    network, _, _ = choose_model_and_data(config(saved, model_config_name_or_path="tiny"))
     assert network["block_out_channels"] == [8, 16]
     with pytest.raises(ConfigError, match="has block_out_channels .32, 64.*but the weights.*leave the first"):
         choose_model_and_data(config(saved, model_config_name_or_path="digits"))
