@@ -4,13 +4,16 @@
     python training/calibrate.py runs/photos --train_data_dir photos/ --num_steps 8 16 --mixed_precision bf16
 
 The result goes into the scheduler's configuration, so that the pipeline, and whoever downloads it, takes it
-for `num_inference_steps=10`. Without data only the density of nodes is measured: where the flow bends.
+for `num_inference_steps=10`. Stopped (Ctrl-C, SIGTERM), it keeps the best of what was judged so far.
+Without data only the density of nodes is measured: where the flow bends.
 """
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from ddpm_from_scratch.data.settings import DataConfig
 from ddpm_from_scratch.evaluation.settings import (
@@ -76,7 +79,11 @@ def run(args: argparse.Namespace) -> None:
     check_calibration(args.num_steps, args.num_samples)
     say_unused("calibrate.py", args.given, vars(args) | {_DATA.setting: has_data}, _RULES)
     # Not before the flags are checked: torch takes seconds to load.
-    from ddpm_from_scratch.evaluation.candidates import calibrate_pipeline, format_candidates
+    from ddpm_from_scratch.evaluation.candidates import (
+        calibrate_pipeline,
+        format_candidates,
+        keep_best_so_far,
+    )
     from ddpm_from_scratch.evaluation.saved_pipelines import (
         find_processes,
         load_pipeline_and_data,
@@ -94,6 +101,9 @@ def run(args: argparse.Namespace) -> None:
     pipeline, data = load_pipeline_and_data(
         args.pipeline, config, cache_dir=args.cache_dir, mixed_precision=args.mixed_precision
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C is: what was found is kept
+    judged: list[Any] = []
+    stopped: KeyboardInterrupt | None = None
     try:
         calibration, candidates = calibrate_pipeline(
             pipeline,
@@ -105,11 +115,15 @@ def run(args: argparse.Namespace) -> None:
             seed=args.seed,
             guidance_scale=args.guidance_scale,
             cache_dir=args.cache_dir,
+            on_candidate=judged.append,
         )
-    except KeyboardInterrupt:
-        if state.is_main_process:
-            warn("stopped: the pipeline is as it was, and what the search had found is lost", "calibrate.py")
-        raise
+    except KeyboardInterrupt as error:
+        if not judged:  # only the main process judges
+            if state.is_main_process:
+                warn("stopped before anything was found: the pipeline is as it was", "calibrate.py")
+            raise
+        warn("stopped: the best of what was judged so far is kept; run it again to search on", "calibrate.py")
+        calibration, candidates, stopped = keep_best_so_far(pipeline, judged), judged, error
     if state.is_main_process:
         if data is None:
             print("no data were given: the density of nodes was measured, and nothing compared")
@@ -121,7 +135,9 @@ def run(args: argparse.Namespace) -> None:
             record.with_calibration().write()
             if record.has_figures:
                 print("the figures in the card are from before; evaluate.py measures them anew")
-        print(f"written to {folder / 'scheduler' / 'scheduler_config.json'}")
+        print(f"written to {folder / 'scheduler' / 'scheduler_config.json'}", flush=True)
+    if stopped is not None:
+        raise stopped
     state.wait_for_everyone()
     state.destroy_process_group()
 

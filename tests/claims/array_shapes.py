@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ddpm_from_scratch.data.datasets import load_training_data
+from ddpm_from_scratch.runtime.errors import ConfigError
 from ddpm_from_scratch.training.config import TrainingConfig
 
 SIDE = 8
@@ -341,6 +342,23 @@ def is_right(shape: Shape, outcome: Outcome) -> bool:
         and float(values.max()) <= 1
         and bool(outcome.printed) == bool(shape.says)
     )
+
+
+def verdict(shape: Shape) -> tuple[str, str]:
+    """Return how a shape is answered, in the words of tests/claims/bad_inputs.py, and what is printed."""
+    is_bad = shape.sample is None
+    try:
+        outcome = read(shape)
+    except Exception as error:
+        said = str(error)
+        is_clear = isinstance(error, ConfigError) and re.search(shape.says, said) and "\n" not in said
+        return (
+            "clear" if is_clear else "obscure"
+        ) if is_bad else "refused", f"{type(error).__name__}: {said}"
+    if is_bad:
+        return "silent", outcome.printed
+    as_should_be = is_right(shape, outcome) and re.search(shape.says, outcome.printed)
+    return "right" if as_should_be else "wrong", outcome.printed
 
 
 def cell(text: str) -> str:

@@ -1,7 +1,8 @@
 """What bad and unusual inputs do: a clear error, an obscure one, or a silent wrong result.
 
     python tests/claims/bad_inputs.py         counts for DDPMScheduler and DDPMFromScratchScheduler, and of
-                                              the folders of tests/claims/folder_shapes.py for train.py
+                                              folder_shapes.py and array_shapes.py (train.py) and of
+                                              command_inputs.py (all commands)
     python tests/claims/bad_inputs.py --all   and one line for every case
 
 A bad input is answered "clear" if the scheduler's own code raises a ValueError, TypeError or
@@ -37,6 +38,8 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler
 
+import array_shapes
+import command_inputs
 import folder_shapes
 from ddpm_from_scratch import DDPMFromScratchScheduler
 from ddpm_from_scratch.data.settings import DataConfig
@@ -1190,6 +1193,18 @@ def table(outcomes: dict[str, list[tuple[str, str]]], kinds: Sequence[str]) -> l
     return lines
 
 
+def outcomes_of_commands(is_bad: bool) -> dict[str, list[tuple[str, str]]]:
+    """Return how the bad or the right rows of the other files are answered, and what is printed."""
+    folders = [shape for shape in folder_shapes.SHAPES if (shape.used is None) == is_bad]
+    arrays = [shape for shape in array_shapes.SHAPES if (shape.sample is None) == is_bad]
+    inputs = [one for one in command_inputs.INPUTS if one.is_bad == is_bad]
+    return {
+        "folders, archives, lists": list(map(folder_shapes.verdict, folders)),
+        "arrays and deep pictures": list(map(array_shapes.verdict, arrays)),
+        "settings, folders, weights": list(map(command_inputs.verdict, inputs)),
+    }
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -1212,13 +1227,13 @@ def main() -> None:
                 for case, (kind, message) in zip(shown_cases, results, strict=True):
                     print(f"  {kind:8} {case.name}" + (f" -> {message.splitlines()[0]}" if message else ""))
             print()
-    for title, is_bad, kinds in (
-        ("bad folders, archives and lists", True, BAD_OUTCOMES),
-        ("right folders, archives and lists", False, RIGHT_OUTCOMES),
-    ):
-        shapes = [shape for shape in folder_shapes.SHAPES if (shape.used is None) == is_bad]
-        print(title)
-        print("\n".join(table({"train.py": [folder_shapes.verdict(shape) for shape in shapes]}, kinds)))
+    for title, is_bad, kinds in (("bad", True, BAD_OUTCOMES), ("unusual but right", False, RIGHT_OUTCOMES)):
+        outcomes = outcomes_of_commands(is_bad)
+        print(f"{title}, given to the commands")
+        print("\n".join(table(outcomes | {"all of these": sum(outcomes.values(), [])}, kinds)))
+        if every:
+            for results in outcomes.values():
+                print("\n".join(f"  {kind:8} {message.splitlines()[:1]}" for kind, message in results))
 
 
 if __name__ == "__main__":

@@ -187,3 +187,37 @@ def test_a_stop_is_heard_after_a_candidate(tiny_run, digits_data):
             pipeline, digits_data, num_steps=[2], num_samples=4, features="pixels", stop_requested=stop
         )
     assert len(asked) == 3 and not pipeline.scheduler.config.calibration
+
+
+STOPPED = """
+import os, runpy, signal, sys
+from ddpm_from_scratch.evaluation import candidates
+plain, count = candidates.distance_from, []
+def distance_from(*of):
+    distance = plain(*of)
+    def judged(samples):
+        count.append(1)
+        if len(count) == {after}:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return distance(samples)
+    return judged
+candidates.distance_from = distance_from
+sys.argv = {argv!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("after", "kept"), [(5, {"2"}), (1, set())])
+def test_a_calibration_that_is_stopped_keeps_the_best_so_far(run_here, tiny_run, tmp_path, after, kept):
+    folder = tmp_path / "digits"
+    shutil.copytree(tiny_run, folder)
+    before = config_of(folder)
+    argv = [str(ROOT / "training" / "calibrate.py"), str(folder), "--dataset_name=digits", *SMALL]
+    done = run_here("-c", STOPPED.format(after=after, argv=argv))
+    assert done.returncode == 130, done.stderr[-3000:]
+    if kept:
+        assert set(calibration_of(folder)["steps"]) == kept and " *" in done.stdout
+        assert "the best of what was judged so far is kept" in done.stderr
+        DDPMFromScratchPipeline.from_pretrained(folder)
+    else:
+        assert config_of(folder) == before and "stopped before anything was found" in done.stderr

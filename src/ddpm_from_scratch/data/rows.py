@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..hub.requests import offline_words
 from ..runtime.errors import RunError
 from .array_files import ARRAY_ENDINGS, ArrayRows, load_arrays
 from .folders import picture_rows
@@ -20,11 +21,12 @@ _OF_DATASETS = ("*.parquet", "*.arrow")
 
 
 @contextlib.contextmanager
-def causes_named(what: str) -> Iterator[None]:
+def causes_named(what: str, repository: str | None = None) -> Iterator[None]:
     """Turn an error of a library that reads data into one line with its innermost cause.
 
     Args:
         what: cannot be done if it fails, such as "data set 'x' cannot be loaded".
+        repository: of the Hub that is asked for, if one is.
 
     Raises:
         DataError: the line. A fault of the machine stays as it is.
@@ -36,6 +38,8 @@ def causes_named(what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FAULTS_OF_THE_MACHINE:
             raise
+        if repository is not None and (words := offline_words(repository, error, "dataset")) is not None:
+            raise DataError(f"{what}: {words}") from error
         inner: BaseException = error
         while (cause := inner.__cause__ or inner.__context__) is not None:
             inner = cause
@@ -87,7 +91,7 @@ def load_rows(
 
     name = str(config.dataset_name)
     split = config.dataset_split or "train"
-    with causes_named(f"data set {name!r}, split {split!r}, cannot be loaded"):
+    with causes_named(f"data set {name!r}, split {split!r}, cannot be loaded", name):
         if any((Path(name) / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
             return _saved_rows(name, config.dataset_split), None
         rows = datasets.load_dataset(

@@ -98,6 +98,23 @@ def format_candidates(candidates: Sequence[Candidate], calibration: dict[str, An
     return "\n".join(lines)
 
 
+def keep_best_so_far(pipeline: DDPMFromScratchPipeline, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """Give a pipeline what a search had found when it was stopped, and return the calibration.
+
+    For each number of steps that was come to, it is the best of the candidates that were judged by the most
+    samples. What an earlier calibration says of other numbers of steps stays.
+    """
+    best = {}
+    for one in sorted(candidates, key=lambda one: (one.num_samples, -one.distance)):
+        if math.isfinite(one.distance):
+            best[str(len(one.plan.timesteps))] = one.plan.entry()
+    earlier = dict(pipeline.scheduler.config.get("calibration") or {})
+    steps = sorted((earlier.get("steps", {}) | best).items(), key=lambda item: int(item[0]))
+    calibration = earlier | {"steps": dict(steps)}
+    pipeline.scheduler = FewStepScheduler.from_config(pipeline.scheduler.config, calibration=calibration)
+    return calibration
+
+
 def calibrate_pipeline(
     pipeline: DDPMFromScratchPipeline,
     data: TrainingData | None,
@@ -110,6 +127,7 @@ def calibrate_pipeline(
     guidance_scale: float = 1.0,
     cache_dir: str | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
+    on_candidate: Callable[[Candidate], object] = lambda _: None,
 ) -> tuple[dict[str, Any], list[Candidate]]:
     """Return the calibration of a pipeline, the same in every process, and the candidates that were judged.
 
@@ -127,6 +145,7 @@ def calibrate_pipeline(
         guidance_scale: of classifier-free guidance; 1 is none.
         cache_dir: folder for downloaded models.
         stop_requested: asked after each candidate.
+        on_candidate: called with each candidate, in the main process.
 
     Raises:
         ConfigError: features or data that cannot be had, numbers out of range.
@@ -138,6 +157,7 @@ def calibrate_pipeline(
 
     def judged(candidate: Candidate) -> None:
         candidates.append(candidate)
+        on_candidate(candidate)
         if stop_requested():
             raise Stopped("stopped while calibrating; go on with --resume_from_checkpoint latest.")
 

@@ -94,8 +94,8 @@ def require_own_folder(folder: Path) -> None:
     if path.is_file():
         try:
             earlier = json.loads(path.read_bytes())
-        except ValueError:  # of an evaluation that was cut short
-            earlier = {"likelihood": None}
+        except ValueError:  # of an evaluation that was cut short, if it begins as one
+            earlier = {"likelihood": None} if path.read_bytes().startswith(b"{") else None
         is_ours = isinstance(earlier, dict) and not earlier.keys().isdisjoint({"likelihood", "num_floor"})
         theirs = theirs[:1] if is_ours else [path]
     found = ", ".join(path.name for path in theirs if path.exists())

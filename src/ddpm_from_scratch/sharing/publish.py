@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub.utils import validate_repo_id
+
 from ..hub.cards import plain_card
 from ..hub.safe_loading import variants
 from ..hub.upload import PushError, files_to_upload, push_folder
@@ -24,6 +26,8 @@ def plan(folder: Path, repo_id: str | None = None) -> str:
     """
     _check_weights(folder)
     name, files = repo_id or folder.resolve().name, files_to_upload(folder)
+    with hub_errors("--repo_id: "):
+        validate_repo_id(name)
     record = _record(folder, name)
     if record is not None and record.may_write_card:
         card, source = record.card(), "written anew for the repository"

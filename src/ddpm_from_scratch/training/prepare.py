@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from ..data.datasets import TrainingData, load_training_data
 from ..data.sizes import as_sample_size, as_setting
+from ..hub.requests import offline_words
 from ..hub.upload import check_token, prepare_repository
 from ..networks.models import MODEL_CONFIGS, load_model_config, model_config
 from ..runtime.errors import ConfigError
@@ -49,7 +50,8 @@ def choose_model_and_data(config: TrainingConfig) -> tuple[dict[str, Any], Train
         try:
             given = load_model_config(chosen, cache_dir=config.cache_dir)
         except ValueError as error:
-            raise ConfigError(f"--model_config_name_or_path: {error}") from error
+            words = (offline_words(chosen, error) if "/" in chosen else None) or error
+            raise ConfigError(f"--model_config_name_or_path: {words}") from error
     flag = "--model_config_name_or_path"
     if start is not None:
         check_agreement(config, start, given)

@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DModel
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from ..hub.requests import CONNECTION_ERRORS
+from ..hub.requests import CONNECTION_ERRORS, offline_words
 from ..hub.safe_loading import check_model, component_folder, fetch, named, read_json, variants
 from ..networks.adaptation import ADAPTABLE, Weights, adapted, as_stored, differences
 from ..networks.models import MODEL_CONFIGS, PointDenoiser
@@ -167,6 +167,8 @@ def _fetched(name: str, variant: str | None, config: TrainingConfig) -> Path:
             "or log in with 'hf auth login'."
         ) from error
     except _UNREACHABLE as error:
+        if (words := offline_words(name, error)) is not None:
+            raise ValueError(words) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"there is no such folder, and it cannot be had from the Hub ({reason}); give a folder."

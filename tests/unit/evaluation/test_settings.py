@@ -68,6 +68,7 @@ def test_a_calibration_of_what_cannot_be_is_refused(num_steps, num_samples, says
     [
         ("results.json", '{"config": {}, "command": ""}'),
         ("results.json", "[1, 2]"),
+        ("results.json", "my notes"),
         ("samples.png", "mine"),
         ("bound.png", "mine"),
         ("model_index.json", "{}"),

@@ -53,3 +53,20 @@ def test_what_another_try_cannot_help_is_raised_at_once(error, waited):
 def test_the_status_of_an_error_is_what_the_hub_answered():
     assert requests.status_of(answer(403)) == 403
     assert requests.status_of(ConnectionError()) is None
+
+
+def test_a_hub_that_nobody_could_ask_is_said_with_what_can_be_done(monkeypatch):
+    wrapped = OSError("no such file")
+    wrapped.__cause__ = ConnectionError("no route")
+    monkeypatch.setattr(requests.constants, "HF_HUB_OFFLINE", False)
+    words = requests.offline_words("me/cats", wrapped, "dataset")
+    assert words.startswith("offline (the Hub cannot be reached): the dataset 'me/cats' is no folder here")
+    assert "hf download me/cats --repo-type dataset --local-dir cats; then give the folder cats." in words
+    monkeypatch.setattr(requests.constants, "HF_HUB_OFFLINE", True)
+    words = requests.offline_words("me/unet", OfflineModeIsEnabled("x"))
+    assert "HF_HUB_OFFLINE is set" in words and "hf download me/unet --local-dir unet;" in words
+
+
+@pytest.mark.parametrize("error", [answer(404), answer(503), ValueError("x"), OSError("x")])
+def test_a_hub_that_answered_is_not_called_offline(error):
+    assert requests.offline_words("me/cats", error) is None

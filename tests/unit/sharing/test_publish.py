@@ -55,6 +55,8 @@ def test_a_dry_run_finds_what_publishing_would_refuse(hub_here, tmp_path):
     with pytest.raises(ConfigError, match="holds no pipeline"):
         plan(tmp_path)
     untrained_pipeline().save_pretrained(tmp_path / "x")
+    with pytest.raises(ConfigError, match="^--repo_id: .*a/b/c"):
+        plan(tmp_path / "x", "a/b/c")
     assert "made of the pipeline alone" in plan(tmp_path / "x") and "# x" in plan(tmp_path / "x")
     (tmp_path / "x" / "README.md").write_text("my own card")
     assert plan(tmp_path / "x").endswith("as it is in the folder:\n\nmy own card")

@@ -92,3 +92,24 @@ def test_a_size_of_a_network_that_is_none_is_named(tmp_path):
         (tmp_path / "unet.json").write_text(json.dumps(model_config("tiny") | {"sample_size": size}))
         with pytest.raises(ConfigError, match=r"--model_config_name_or_path: .*unet.json.*sample_size is"):
             choose_model_and_data(config(tmp_path, model_config_name_or_path=str(tmp_path / "unet.json")))
+
+
+# diffusers gives huggingface_hub an argument that it no longer knows.
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks`:UserWarning")
+@pytest.mark.parametrize(
+    ("settings", "begins", "fetched"),
+    [
+        ({"dataset_name": "me/cats"}, "data set 'me/cats', split 'train', cannot be loaded: ",
+         "cats --repo-type dataset"),
+        ({"dataset_name": "me/cats", "streaming": True, "max_train_steps": 1}, "data set 'me/cats'.*: ",
+         "cats --repo-type dataset"),
+        ({"model_config_name_or_path": "me/unet"}, "--model_config_name_or_path: ", "unet"),
+        ({"init_from": "me/unet"}, "--init_from 'me/unet': ", "unet"),
+    ],
+)  # fmt: skip
+def test_offline_what_was_looked_for_and_what_can_be_done_are_said_in_one_line(
+    settings, begins, fetched, tmp_path
+):
+    with pytest.raises(ConfigError, match=f"^{begins}offline .*: the .* is no folder here") as caught:
+        choose_model_and_data(config("unused", cache_dir=str(tmp_path), **settings))
+    assert f"hf download me/{fetched} --local-dir" in str(caught.value) and "\n" not in str(caught.value)
