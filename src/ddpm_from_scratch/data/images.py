@@ -58,21 +58,23 @@ def decode_image(
     """
     values = values or Values()
     target = sides(resolution)
-    pixels, known = _pixels_of(value, channels, label, values)
+    pixels, known, opaque = _pixels_of(value, channels, label, values)
     _check_shape(pixels, target, label)
     if isinstance(pixels, Image.Image):
-        if values.given is None:
-            resized = np.asarray(_resize(pixels, target))
-            resized = resized[..., None] if resized.ndim == 2 else resized
-            values.see(resized, BYTE)
-            return resized
-        pixels = np.asarray(pixels).reshape(pixels.height, pixels.width, channels)
-    limits = values.range_of(pixels, known, label)
-    values.see(pixels, limits)
+        resized = np.asarray(_resize(pixels, target))
+        resized = resized[..., None] if resized.ndim == 2 else resized
+        values.see(resized, BYTE)
+        return resized
+    colours = pixels if opaque is None else pixels[..., :-1]
+    limits = values.range_of(colours, known, label)
+    values.see(colours, limits)
     if pixels.dtype == np.uint8 and limits == BYTE:
         planes = [_resize(Image.fromarray(plane), target) for plane in _planes(pixels)]
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
-    return _in_units(pixels, target, limits)
+    units = _in_units(colours, target, limits)
+    if opaque is None:
+        return units
+    return np.concatenate([units, _in_units(pixels[..., -1:], target, (0, opaque))], axis=2)
 
 
 def _planes(pixels: np.ndarray) -> list[np.ndarray]:
@@ -112,10 +114,16 @@ def _in_units(pixels: np.ndarray, target: tuple[int, int], limits: Range) -> np.
     return to_network_units(torch.from_numpy(scaled), *limits).numpy()
 
 
-def _pixels_of(value: Any, channels: int, label: str, values: Values) -> tuple[Any, Range | None]:
-    """Return a PIL image of 8 bits or an array (H, W, channels), and its range if its file says one."""
+def _pixels_of(
+    value: Any, channels: int, label: str, values: Values
+) -> tuple[Any, Range | None, float | None]:
+    """Return a PIL image of 8 bits or an array (H, W, channels), its range if its file says one, a number.
+
+    The number is what an opaque alpha has, where the last channel is one with another range than the colours;
+    else None. A PIL image has the range of 8 bits, so with another one that is given it is an array.
+    """
     if isinstance(value, (list, np.ndarray)):
-        return picture_of_array(value, channels, label), None
+        return picture_of_array(value, channels, label), None, None
     try:
         if isinstance(value, Image.Image):
             pixels, known = deep_pixels(value), None
@@ -123,16 +131,21 @@ def _pixels_of(value: Any, channels: int, label: str, values: Values) -> tuple[A
             encoded = _encoded(value, label)
             if encoded.startswith(NUMPY_FILE):
                 array = np.load(io.BytesIO(encoded), allow_pickle=False)
-                return picture_of_array(array, channels, label), None
+                return picture_of_array(array, channels, label), None, None
             pixels, known = open_picture(encoded)
         if channels not in IMAGE_MODES:
             raise DataError(f"{label} is a picture, but --channels is {channels}: pictures have 1, 3 or 4.")
         if isinstance(pixels, Image.Image):
-            return _in_mode(pixels, IMAGE_MODES[channels]), None
-        high = (values.given or known or (0, 65535 if pixels.dtype == np.uint16 else 1))[1]
-        if channels != 4 and pixels.shape[2] in (2, 4) and pixels[..., -1].min() < high:
+            if values.given is None:
+                return _in_mode(pixels, IMAGE_MODES[channels]), None, None
+            pixels = _as_array(pixels, IMAGE_MODES[channels])
+        whole = {1: BYTE[1], 2: 65535}.get(pixels.dtype.itemsize, 1)
+        white = (values.given or known or (0, whole))[1]
+        opaque = white if values.given is None or pixels.dtype.kind != "u" else whole
+        if channels != 4 and pixels.shape[2] in (2, 4) and pixels[..., -1].min() < opaque:
             say_drawn_on_white()
-        return with_channels(pixels, channels, high), known
+        own_range = opaque if channels == 4 and values.given is not None else None
+        return with_channels(pixels, channels, white, opaque), known, own_range
     except DataError:
         raise
     except UnidentifiedImageError as error:  # its message is the address of a buffer
@@ -159,6 +172,15 @@ def own_channels(value: Any) -> int | None:
     except (OSError, ValueError):
         return None  # what is wrong with it is said when it is decoded
     return channels_of(shape, "image 0")
+
+
+def _as_array(image: Image.Image, mode: str) -> np.ndarray:
+    """Return 8 bits as an array (H, W, C), with its transparency if it has one, or in a mode."""
+    if image.has_transparency_data:
+        image = image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
+    else:
+        image = image.convert(mode)
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -55,7 +55,7 @@ def deep_pixels(image: Image.Image) -> Image.Image | np.ndarray:
     return image
 
 
-def with_channels(pixels: np.ndarray, channels: int, high: float) -> np.ndarray:
+def with_channels(pixels: np.ndarray, channels: int, white: float, opaque: float) -> np.ndarray:
     """Return an array (H, W, C) with another number of channels, as Pillow converts pictures.
 
     Where alpha is lost, the picture is drawn on white.
@@ -63,21 +63,24 @@ def with_channels(pixels: np.ndarray, channels: int, high: float) -> np.ndarray:
     Args:
         pixels: grey, grey and alpha, RGB or RGBA.
         channels: 1, 3 or 4.
-        high: of the range, what an opaque alpha has.
+        white: the largest number of the colours' range.
+        opaque: what an opaque alpha has.
     """
     count = pixels.shape[2]
     colours = pixels[..., : 1 if count < 3 else 3]
     if channels != 4 and count in (2, 4):
-        alpha = pixels[..., -1:] / high
-        colours = _as_kind(colours * alpha + high * (1 - alpha), pixels.dtype)
+        alpha = pixels[..., -1:] / opaque
+        white = white if pixels.dtype.kind == "f" else math.floor(white)
+        kind = pixels.dtype if white <= opaque else np.dtype(np.int64)
+        colours = _as_kind(colours * alpha + white * (1 - alpha), kind)
     if channels == 1 and count > 2:
-        colours = _as_kind((colours @ _GREY)[..., None], pixels.dtype)
+        colours = _as_kind((colours @ _GREY)[..., None], colours.dtype)
     elif channels > 1 and count < 3:
         colours = np.repeat(colours, 3, axis=2)
     if channels != 4:
         return colours
-    opaque = np.full_like(pixels[..., :1], high)
-    return np.concatenate([colours, pixels[..., count - 1 :] if count in (2, 4) else opaque], axis=2)
+    alpha = pixels[..., count - 1 :] if count in (2, 4) else np.full_like(pixels[..., :1], opaque)
+    return np.concatenate([colours, alpha], axis=2)
 
 
 def _as_kind(numbers: np.ndarray, kind: np.dtype) -> np.ndarray:

@@ -4,6 +4,7 @@ Eight bits have the range 0 to 255 and stay bytes until they are used. All else 
 network's units at once, so that nothing of its precision is lost.
 """
 
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,14 @@ class RangeError(DataError):
         super().__init__(
             f"{who} numbers of kind {kind} from {least:.9g} to {most:.9g}, whose range is not "
             f"known (8 bits are in 0..255, 16 unsigned bits in 0..65535): give it with --value_range LOW "
-            f"HIGH, such as --value_range {least:.9g} {most:.9g}; LOW becomes -1 and HIGH 1."
+            f"HIGH, such as --value_range {_rounded(least, ROUND_FLOOR)} {_rounded(most, ROUND_CEILING)}; "
+            "LOW becomes -1 and HIGH 1."
         )
+
+
+def _rounded(number: float, way: str) -> str:
+    """Return a number with nine digits, rounded up or down so that a range with this end holds it."""
+    return f"{float(Context(prec=9, rounding=way).create_decimal(number)):.9g}"
 
 
 def range_in_words(limits: Range) -> str:

@@ -140,6 +140,8 @@ class OneLineErrors(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str | None = None, **options: Any):
         super().__init__(prog=prog, description=description, allow_abbrev=False, **options)
+        # argparse has no public way to say that -1e3 and -1. are numbers, not flags.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit."""

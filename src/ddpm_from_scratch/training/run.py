@@ -96,12 +96,11 @@ class Run:
     def pipeline(self) -> DDPMFromScratchPipeline:
         """Return a pipeline of its own with the averaged weights; it samples by few steps."""
         scheduler = FewStepScheduler.from_config(self.scheduler.config, calibration=self.calibration)
-        # A number is no name: the label says as much.
         names: dict[int | str, str] = {
-            label: name
-            for label, name in enumerate(self.data.class_names or ())
-            if name not in ("", str(label))
+            label: name for label, name in enumerate(self.data.class_names or ()) if name
         }
+        if all(name == str(label) for label, name in names.items()):
+            names = {}  # numbers that say no more than the labels
         return DDPMFromScratchPipeline(
             self.state.averaged_network(), scheduler, self.null_label, names or None
         )

@@ -284,3 +284,38 @@ def test_what_is_no_picture_is_one_clear_line(value, message):
     with pytest.raises(DataError, match=message) as caught:
         decode(value, channels=1)
     assert "\n" not in str(caught.value)
+
+
+def see_through(mode):
+    """Return a picture of 0 to 16 whose right half is transparent, in 8 bits."""
+    pixels = np.zeros((2, 2, len(mode)), np.uint8)
+    pixels[:, 0, -1] = 255
+    pixels[..., :-1] = np.where(np.arange(2)[:, None, None] == 0, 16, 4)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("high", [16, 16.5, 1000])
+def test_transparency_and_a_range(mode, high):
+    """White is the top of the range; alpha has the range of its own kind."""
+    picture = see_through(mode)
+    units = np.array([16, 4]) / high * 2 - 1
+    for channels in (1, 3):
+        drawn = decode(file_of(picture), channels, 2, (0, high))
+        assert np.allclose(drawn[:, 0], units[:, None], atol=1e-6)
+        assert np.allclose(drawn[:, 1], np.floor(high) / high * 2 - 1)
+    kept = decode(file_of(picture), 4, 2, (0, high))
+    assert np.allclose(kept[..., :3], units[:, None, None], atol=1e-6)
+    assert kept[..., 3].tolist() == [[1, -1], [1, -1]]
+
+
+def test_an_opaque_picture_with_a_range_has_the_alpha_of_one():
+    kept = decode(encoded(np.full((2, 2, 3), 16, np.uint8)), 4, 2, (0, 16))
+    assert (kept == 1).all()
+    deep = decode(encoded(np.full((2, 2), 4095, np.uint16)), 4, 2, (0, 4095))
+    assert (deep == 1).all()
+
+
+def test_colours_outside_a_range_are_refused_beside_transparency_too():
+    with pytest.raises(DataError, match="from 4 to 16, but must be in 0 to 15"):
+        decode(see_through("RGBA"), 4, 2, (0, 15))

@@ -119,16 +119,18 @@ def test_channels_are_converted_as_pillow_converts_bytes():
     colours = numbers(4).astype(np.uint8)
     whole = Image.alpha_composite(Image.new("RGBA", (7, 5), "white"), Image.fromarray(colours))
     for channels, mode in ((3, "RGB"), (1, "L")):
-        made = with_channels(colours, channels, 255).astype(int)
+        made = with_channels(colours, channels, 255, 255).astype(int)
         expected = np.asarray(whole.convert(mode)).reshape(made.shape).astype(int)
         assert np.abs(made - expected).max() <= 1
-    assert np.array_equal(with_channels(colours[..., :1], 3, 255), np.repeat(colours[..., :1], 3, axis=2))
-    with_alpha = with_channels(numbers(3), 4, 65535)
+    assert np.array_equal(
+        with_channels(colours[..., :1], 3, 255, 255), np.repeat(colours[..., :1], 3, axis=2)
+    )
+    with_alpha = with_channels(numbers(3), 4, 65535, 65535)
     assert np.array_equal(with_alpha[..., :3], numbers(3)) and (with_alpha[..., 3] == 65535).all()
-    assert np.array_equal(with_channels(numbers(2), 4, 65535)[..., 3], numbers(2)[..., 1])
+    assert np.array_equal(with_channels(numbers(2), 4, 65535, 65535)[..., 3], numbers(2)[..., 1])
 
 
 def test_deep_pictures_are_drawn_on_white_where_they_are_transparent():
     pixels = np.zeros((1, 2, 4), np.uint16)
     pixels[0, 0, 3] = 65535
-    assert with_channels(pixels, 3, 65535).tolist() == [[[0, 0, 0], [65535, 65535, 65535]]]
+    assert with_channels(pixels, 3, 65535, 65535).tolist() == [[[0, 0, 0], [65535, 65535, 65535]]]

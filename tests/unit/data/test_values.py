@@ -116,3 +116,15 @@ def test_transparency_does_not_hide_that_the_colours_are_dark():
     pixels[0, 0, 0], pixels[..., 3] = 9, 255
     values.see(pixels, BYTE)
     assert "from 0 to 9" in values.remark("x")
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_advised_range_holds_the_numbers(kind):
+    """Rounded to nine digits like other numbers it would leave the ends out."""
+    for seed in range(20):
+        array = (np.random.default_rng(seed).standard_normal((1, 9, 1)) * 10.0 ** (seed - 10)).astype(kind)
+        with pytest.raises(RangeError) as caught:
+            Values().range_of(array, None, "image 0")
+        advised = str(caught.value).split("such as --value_range ")[1].split(";")[0].split()
+        limits = tuple(map(float, advised))
+        assert Values(limits).range_of(array, None, "image 0") == limits

@@ -223,3 +223,10 @@ def test_a_flag_may_have_two_numbers(tmp_path, capsys):
     for text in ("span: 3", "span: [1]", "span: [1, 2, 3]", "span: [a, b]", "span: {a: 1}", "count: [1, 2]"):
         file.write_text(text)
         refused(capsys, "--config", str(file))
+
+
+@pytest.mark.parametrize("number", ["-1e3", "-1.5e-05", "-1.", "-.5", "-3", "-1E+2"])
+def test_a_negative_number_is_no_flag(number):
+    parser = OneLineErrors("tool.py")
+    parser.add_argument("--ends", type=float, nargs=2)
+    assert parser.parse_args(["--ends", number, "5"]).ends == [float(number), 5]

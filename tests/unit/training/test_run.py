@@ -31,7 +31,11 @@ def test_the_exported_pipeline_has_the_average_and_beside_it_the_raw_weights(tmp
 
 @pytest.mark.parametrize(
     ("names", "saved"),
-    [(["cat", "dog"], {0: "cat", 1: "dog"}), (["0", "dog"], {1: "dog"}), (["0", "1"], None)],
+    [
+        (["cat", "dog"], {0: "cat", 1: "dog"}),
+        (["0", "2", "dog"], {0: "0", 1: "2", 2: "dog"}),  # each as it is in the data
+        (["0", "1"], None),
+    ],
 )
 def test_the_names_of_classes_go_with_the_pipeline(tmp_path, names, saved):
     trainer = make_trainer(tmp_path / "run", "--label_column=label", "--label_dropout=0.1")
