@@ -6,7 +6,6 @@ The reverse loop of Ho et al. 2020 (arXiv:2006.11239, algorithm 2), for images (
 
 import importlib
 import inspect
-import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -21,17 +20,20 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils.torch_utils import is_compiled_module, randn_tensor
 from PIL import Image
 
 from . import checks
-from .hub.layouts import choose_layout, complete
+from .hub.layouts import choose_layout, class_settings, complete
 from .hub.loading import load_components, own_scheduler_class
 from .hub.safe_loading import named, read_json
-from .networks.class_labels import ClassLabels
+from .networks.conditions import check_guidance, chosen_conditions, conditions
 from .networks.denoiser import Denoiser
+from .networks.finite_outputs import FiniteOutputs
 from .networks.models import sample_shape
-from .words import OUTPUT_TYPES
+from .networks.pictures import output_type_for, pictures_of, samples_of
+from .networks.wrapped import unwrapped
+from .schedulers.visited import DEFAULT_STRENGTH, visited_timesteps
 
 
 @dataclass
@@ -56,11 +58,14 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
     if a calibration is there; every other scheduler is kept.
 
     Args:
-        unet: the network, called as `unet(sample, timestep).sample`.
+        unet: the network, called as `unet(sample, timestep).sample`, with `class_labels=` if it is
+            conditional (see networks/conditions.py). In DataParallel, DistributedDataParallel or
+            torch.compile it is called through these; configuration and saved weights are those inside.
         scheduler: any diffusers scheduler for the same noise schedule.
         null_class_label: the label that stood for "no class" while a class-conditional network was trained
             with label dropout (see `objectives.drop_labels`). It is saved with the pipeline, and makes
-            classifier-free guidance and unconditional samples possible.
+            classifier-free guidance and unconditional samples possible. For conditions that are numbers or
+            vectors it is a number; the vector of no condition has it everywhere.
         id2label: label -> name of the class, as in diffusers' DiTPipeline. It is saved with the pipeline, and
             `class_labels` takes the names.
 
@@ -76,54 +81,60 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         self,
         unet: ModelMixin,
         scheduler: SchedulerMixin,
-        null_class_label: int | None = None,
+        null_class_label: float | None = None,
         id2label: Mapping[int | str, str] | None = None,
     ):
         super().__init__()
         if type(scheduler) is DDPMScheduler:
             scheduler = own_scheduler_class(scheduler.config).from_config(scheduler.config)
-        num_classes = getattr(unet.config, "num_class_embeds", None)
-        if num_classes is not None:
-            classes = ClassLabels(num_classes, null_class_label, id2label)
-            null_class_label = classes.null_label
-            id2label = None if classes.names is None else dict(classes.names)
-        else:
-            given = {"null_class_label": null_class_label, "id2label": id2label}
-            for name, value in given.items():
-                if value is not None:
-                    raise ValueError(
-                        f"{name} is {value!r}, but the network is not class-conditional; leave it out."
-                    )
-        self.register_modules(unet=unet, scheduler=scheduler)
+        known = conditions(unet, null_class_label, id2label)
+        if known is not None:
+            null_class_label = known.null_label
+            id2label = None if known.names is None else dict(known.names)
+        self.register_modules(unet=unwrapped(unet), scheduler=scheduler)
+        self.unet = unet
         self.register_to_config(null_class_label=null_class_label, id2label=id2label)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute. Of a network in DataParallel, `unet` is the one inside, which diffusers needs."""
+        if name == "unet":
+            object.__setattr__(self, "_called_unet", value)
+            value = value if is_compiled_module(value) else unwrapped(value)
+        super().__setattr__(name, value)
 
     @torch.no_grad()
     def __call__(
         self,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_inference_steps: int | None = None,
         latents: torch.Tensor | None = None,
-        class_labels: torch.Tensor | Sequence[int | str] | int | str | None = None,
+        class_labels: torch.Tensor | Sequence[float | str] | float | str | None = None,
         guidance_scale: float = 1.0,
         output_type: str | None = None,
         return_dict: bool = True,
         return_trajectory: bool = False,
         callback_on_step_end: Callable[[Any, int, Any, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        image: Any = None,
+        strength: float | None = None,
+        timesteps: Sequence[int] | None = None,
     ) -> DDPMFromScratchPipelineOutput | tuple:
         """Return `batch_size` samples.
 
         Args:
-            batch_size: number of samples B.
+            batch_size: number of samples B; as many as `image` or `latents` have, or 1, if not given.
             generator: source of all randomness; a list or tuple has one for each sample, which makes a sample
                 independent of the batch it is in, or one that serves all.
             num_inference_steps: number of timesteps to visit; if not given, 10 of a FewStepScheduler, and all
                 training timesteps of others.
             latents: x_T ~ N(0, I) to start from, shape (B, ...), instead of drawing it; scaled by the
-                scheduler's init_noise_sigma like the noise that would be drawn.
+                scheduler's init_noise_sigma like the noise that would be drawn. With `timesteps` it is the
+                noisy sample of the first of them.
             class_labels: for class-conditional networks: one label, or name of a class, for all, or B of
-                them. With a null_class_label they may be left out, for unconditional samples.
+                them. With a null_class_label they may be left out, for unconditional samples. For networks
+                that are conditioned on numbers or vectors, one of these for all, or B.
             guidance_scale: s of classifier-free guidance, unconditional + s (conditional - unconditional)
                 (Ho & Salimans 2022, arXiv:2207.12598; their w is s - 1). 1 is no guidance; above 1 samples
                 are more typical of their class and vary less. Needs class_labels and a null_class_label, and
@@ -133,42 +144,61 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             return_dict: return a DDPMFromScratchPipelineOutput instead of a tuple.
             return_trajectory: also return every x_t on the way.
             callback_on_step_end: called as f(pipeline, step_index, timestep, {"latents": x_t}) after each
-                step; may return {"latents": ...} to continue from.
+                step; may return {"latents": ...} to continue from, or set `pipeline._interrupt = True` to
+                end with that.
             callback_on_step_end_tensor_inputs: names the callback wants; only "latents" exists.
+            image: pictures to start from (image to image), as the pipeline returns them: one for all samples,
+                or B (see networks/pictures.py). They are noised to a timestep in the middle of the chain.
+            strength: how much of the chain is run on `image`, in (0, 1]: of n timesteps the last
+                floor(n strength). 0.8 if not given.
+            timesteps: falling timesteps to visit instead of a number of them, so also where to start.
 
         Raises:
             ValueError, TypeError: an argument that is not allowed, named with the allowed values.
+            FloatingPointError: the network gives numbers that are not finite.
         """
+        start = self._start(image, strength, latents)
+        given = start if start is not None else latents
+        if batch_size is None:
+            batch_size = 1 if given is None else len(given)
         batch_size = checks.integer("batch_size", batch_size, 1)
         generator = checks.generator(generator, batch_size)
-        if num_inference_steps is None:
-            num_inference_steps = default_num_inference_steps(self.scheduler)
-        num_inference_steps = checks.integer("num_inference_steps", num_inference_steps, 1)
-        noise_shape = (batch_size, *(sample_shape(self.unet) if latents is None else latents.shape[1:]))
-        output_type = self._check_inputs(
-            noise_shape, latents, output_type, callback_on_step_end_tensor_inputs
-        )
+        shape = (batch_size, *(sample_shape(unwrapped(self.unet)) if latents is None else latents.shape[1:]))
+        self._check_inputs(shape, latents, start, callback_on_step_end_tensor_inputs)
+        output_type = output_type_for(output_type, shape)
         device = self._execution_device
         dtype = getattr(self.unet, "dtype", torch.float32)
-        labels = self._class_labels(class_labels, batch_size)
-        self._check_guidance(guidance_scale, class_labels)
+        null_label = self.config.null_class_label
+        known = conditions(self.unet, null_label, self.config.id2label)
+        labels = chosen_conditions(known, class_labels, batch_size, device)
+        check_guidance(guidance_scale, class_labels, null_label)
 
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        part = None if start is None else DEFAULT_STRENGTH if strength is None else strength
+        steps = visited_timesteps(self.scheduler, num_inference_steps, timesteps, part, device)
         if latents is None:
-            latents = randn_tensor(noise_shape, generator=generator, device=device, dtype=dtype)
-        sample = latents.to(device=device, dtype=dtype) * self.scheduler.init_noise_sigma
-        denoiser = Denoiser(self.unet, self.scheduler, labels, guidance_scale, self.config.null_class_label)
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        latents = latents.to(device=device, dtype=dtype)
+        if start is None:
+            sample = latents * self.scheduler.init_noise_sigma
+        else:
+            start = start.to(device=device, dtype=dtype).expand(shape)
+            sample = self.scheduler.add_noise(start, latents, steps[:1].repeat(batch_size))
+        denoiser = Denoiser(self._called_unet, self.scheduler, labels, guidance_scale, null_label)
+        outputs = FiniteOutputs(self.unet)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         step_kwargs = {"generator": generator} if takes_generator else {}
         # The class tells, not the configuration: from_config keeps keys that the class does not know.
         knows_variance = "variance_type" in inspect.signature(type(self.scheduler).__init__).parameters
 
+        self._interrupt = False
         trajectory = [sample.cpu()] if return_trajectory else []
-        timesteps = self.scheduler.timesteps
-        with self.progress_bar(total=len(timesteps)) as progress:
-            for index, timestep in enumerate(timesteps):
+        with self.progress_bar(total=len(steps)) as progress:
+            for index, timestep in enumerate(steps):
+                if self._interrupt:
+                    break
                 model_input = self.scheduler.scale_model_input(sample, timestep).to(dtype)
                 model_output = denoiser.output(model_input, timestep)
+                outputs.see(model_output, timestep, model_input)
                 if not knows_variance and model_output.shape[1] == 2 * sample.shape[1]:
                     model_output = model_output[:, : sample.shape[1]]  # DDIM has no use for the second half
                 sample = self.scheduler.step(model_output, timestep, sample, **step_kwargs).prev_sample
@@ -179,25 +209,42 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
                     trajectory.append(sample.cpu())
                 progress.update()
 
-        images = self._convert(sample, output_type)
+        outputs.finish(sample)
+        images = pictures_of(sample, output_type)
         self.maybe_free_model_hooks()
         output = DDPMFromScratchPipelineOutput(
             images=images, trajectory=torch.stack(trajectory) if return_trajectory else None
         )
         return output if return_dict else output.to_tuple()
 
+    def _start(self, image: Any, strength: Any, latents: torch.Tensor | None) -> torch.Tensor | None:
+        """Return the samples (B, ...) to start from in image to image, or None."""
+        if image is None:
+            if strength is not None:
+                raise ValueError(
+                    f"strength is {strength!r}, but there is no image: it says how much of the chain is run "
+                    "on one."
+                )
+            return None
+        if latents is not None:
+            raise ValueError("image and latents are both given: start from one of them.")
+        return samples_of(image, sample_shape(unwrapped(self.unet)))
+
     def _check_inputs(
         self,
-        noise_shape: tuple[int, ...],
+        shape: tuple[int, ...],
         latents: torch.Tensor | None,
-        output_type: str | None,
+        start: torch.Tensor | None,
         callback_inputs: Sequence[str],
-    ) -> str:
-        """Raise ValueError for arguments that do not fit; return the output type to use."""
-        if latents is not None and latents.shape != noise_shape:
+    ) -> None:
+        """Raise ValueError for arguments that do not fit together."""
+        if latents is not None and latents.shape != shape:
             raise ValueError(
-                f"latents have shape {tuple(latents.shape)}, but batch_size is {noise_shape[0]}; make them "
-                "agree."
+                f"latents have shape {tuple(latents.shape)}, but batch_size is {shape[0]}; make them agree."
+            )
+        if start is not None and len(start) not in (1, shape[0]):
+            raise ValueError(
+                f"image has {len(start)} pictures, but batch_size is {shape[0]}; give one, or as many."
             )
         unknown = set(callback_inputs) - set(self._callback_tensor_inputs)
         if unknown:
@@ -205,58 +252,6 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
                 f"callback_on_step_end_tensor_inputs has {sorted(unknown)}, but only "
                 f"{self._callback_tensor_inputs} exist."
             )
-        is_image, channels = len(noise_shape) == 4, noise_shape[1]
-        output_type = output_type or ("pil" if is_image else "np")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type is {output_type!r}, but must be one of {OUTPUT_TYPES}.")
-        if output_type == "pil" and not (is_image and channels in (1, 3, 4)):
-            raise ValueError(
-                f"output_type 'pil' needs images with 1, 3 or 4 channels, but samples have shape "
-                f"{noise_shape[1:]}; "
-                "use 'np' or 'pt'."
-            )
-        return output_type
-
-    def _class_labels(self, asked: Any, batch_size: int) -> torch.Tensor | None:
-        """Return the labels for the network, shape (B,); None for a network without classes."""
-        num_classes = getattr(self.unet.config, "num_class_embeds", None)
-        if num_classes is None:
-            if asked is not None:
-                raise ValueError("class_labels were given, but the network is not class-conditional.")
-            return None
-        classes = ClassLabels(num_classes, self.config.null_class_label, self.config.id2label)
-        return classes.chosen(asked, batch_size, self._execution_device)
-
-    def _check_guidance(self, guidance_scale: float, class_labels: Any) -> None:
-        """Raise ValueError or TypeError for a guidance scale that cannot be used."""
-        scale = checks.real("guidance_scale", guidance_scale, 0)
-        if scale == 1:
-            return
-        got = f"guidance_scale is {scale:g}, but"
-        if not math.isfinite(scale):
-            raise ValueError(f"{got} must be finite; 1 is no guidance, and 1.5 to 5 are usual.")
-        if self.config.null_class_label is None:
-            raise ValueError(
-                f"{got} the pipeline has no null_class_label: guidance needs a class-conditional network "
-                "that was trained with label dropout. If yours was, load the pipeline with "
-                "null_class_label=its null label; if not, leave guidance_scale at 1."
-            )
-        if class_labels is None:
-            raise ValueError(
-                f"{got} class_labels are missing: pass the classes to guide to, or leave guidance_scale at 1 "
-                "for unconditional samples."
-            )
-
-    def _convert(
-        self, sample: torch.Tensor, output_type: str
-    ) -> list[Image.Image] | np.ndarray | torch.Tensor:
-        if sample.ndim == 4:
-            sample = (sample / 2 + 0.5).clamp(0, 1)
-            if output_type == "pt":
-                return sample
-            array = sample.float().cpu().permute(0, 2, 3, 1).numpy()
-            return self.numpy_to_pil(array) if output_type == "pil" else array
-        return sample if output_type == "pt" else sample.float().cpu().numpy()
 
     @classmethod
     def from_pretrained(
@@ -265,7 +260,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         *,
         unet: ModelMixin | None = None,
         scheduler: SchedulerMixin | None = None,
-        null_class_label: int | None = None,
+        null_class_label: float | None = None,
         id2label: Mapping[int | str, str] | None = None,
         subfolder: str | None = None,
         variant: str | None = None,
@@ -296,12 +291,41 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         components, index = load_components(pretrained_model_name_or_path, own, variant, subfolder, options)
         given: dict[str, Any] = {"null_class_label": null_class_label, "id2label": id2label}
         classes = {name: value for name, value in given.items() if value is not None}
-        saved = read_json(index)
+        saved = class_settings(read_json(index))
         # An error about what was given is not the file's.
         with nullcontext() if classes else named(index):
             pipeline = cls(**components, **({name: saved.get(name) for name in given} | classes))
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **options: Any) -> "DDPMFromScratchPipeline":
+        """Return a pipeline of the network and the scheduler of another one, which share their memory.
+
+        The other way round, `DDPMPipeline.from_pipe(pipeline)` is diffusers' own; null label and names of
+        classes come back from there.
+
+        Args:
+            pipeline: of a network and a scheduler: DDPMPipeline, DDIMPipeline, ConsistencyModelPipeline ...
+            options: as in diffusers: unet, scheduler, null_class_label or id2label instead of those of the
+                pipeline, and dtype, that of the network if not given.
+
+        Raises:
+            ValueError: a pipeline of other components.
+            TypeError: an option that does not exist.
+        """
+        allowed = ("unet", "scheduler", "null_class_label", "id2label", "dtype", "torch_dtype")
+        checks.keywords("from_pipe", options, allowed)
+        found = {name: part for name, part in pipeline.components.items() if part is not None}
+        if set(found) != {"unet", "scheduler"}:
+            raise ValueError(
+                f"{type(pipeline).__name__} has the components {sorted(found)}, but this pipeline is of a "
+                "unet and a scheduler alone."
+            )
+        found |= {name: options[name] for name in found if name in options}
+        if not {"dtype", "torch_dtype"} & set(options):
+            options["dtype"] = getattr(found["unet"], "dtype", torch.float32)
+        return super().from_pipe(pipeline, **(options | found))
 
     def save_pretrained(
         self,
@@ -315,9 +339,10 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
     ) -> None:
         """Save the pipeline so that it loads without this package (see layouts.py).
 
-        Where stock diffusers can run it, the index names DDPMPipeline, its scheduler and UNet2DModel, and
-        `DiffusionPipeline.from_pretrained(folder)` works with diffusers alone. Else it names classes in code
-        files that are saved beside it, and `trust_remote_code=True` is needed; or, without, this package.
+        Where stock diffusers can run it, the index names DDPMPipeline (ConsistencyModelPipeline, which passes
+        class labels), its scheduler and UNet2DModel, and `DiffusionPipeline.from_pretrained(folder)` works
+        with diffusers alone. Else it names classes in code files that are saved beside it, and
+        `trust_remote_code=True` is needed; or, without, this package.
 
         Args:
             save_directory: the folder; made if it is missing.
@@ -339,9 +364,10 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             raise TypeError(f"save_pretrained got {sorted(push_options)}, which need push_to_hub=True.")
         push_folder = _push_folder() if push_to_hub else None
         folder = Path(save_directory)
-        chosen = choose_layout(layout, self.unet, self.scheduler)
+        network = unwrapped(self.unet)
+        chosen = choose_layout(layout, network, self.scheduler)
         super().save_pretrained(str(folder), variant=variant, max_shard_size=max_shard_size)
-        complete(folder, chosen, type(self), self.components)
+        complete(folder, chosen, type(self), {"unet": network, "scheduler": self.scheduler})
         if push_folder is not None:
             repo_id = push_options.pop("repo_id", folder.resolve().name)
             push_folder(folder, repo_id, **push_options)
@@ -375,12 +401,6 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size, layout=layout)
             return push_folder(folder, repo_id, **push_options)
-
-
-def default_num_inference_steps(scheduler: Any) -> int:
-    """Return how many timesteps are visited if nobody says: few with a scheduler that is made for few."""
-    num_train_timesteps = scheduler.config.num_train_timesteps
-    return getattr(scheduler, "default_num_inference_steps", num_train_timesteps)
 
 
 def _push_folder() -> Callable[..., str]:

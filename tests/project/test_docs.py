@@ -57,6 +57,26 @@ def test_python_of_the_training_page_parses():
         compile(block, "docs/training.md", "exec")
 
 
+def test_the_example_of_other_conditions_runs():
+    blocks = re.findall(r"```python\n(.*?)```", TRAINING_PAGE, re.DOTALL)
+    (code,) = (block for block in blocks if "class_embed_type" in block)
+    names: dict = {}
+    exec(compile(code, "docs/training.md", "exec"), names)
+    assert len(names["images"]) == 2 and bool(names["loss"].isfinite())
+
+
+@pytest.mark.filterwarnings("ignore::ddpm_from_scratch.checks.SchedulerWarning")
+def test_the_example_of_starting_from_a_picture_runs(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "publishing.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "strength" in block)
+    names: dict = {}
+    exec(compile(code.replace("steps=50", "steps=5"), "docs/publishing.md", "exec"), names)
+    assert len(names["varied"]) == 4 and names["varied"][0].size == (8, 8)
+
+
 def test_the_example_of_the_likelihood_page_runs(tiny_run, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "digits").symlink_to(tiny_run)

@@ -46,19 +46,29 @@ if how["push"]:
 MODELS = {
     "portable": {"unet": {}, "layout": None, "call": {}},
     "remote-code": {"unet": {}, "layout": "remote-code", "call": {}},
-    "classes": {
-        "unet": {"num_class_embeds": 4}, "layout": None, "call": {"class_labels": "dog", "guidance_scale": 2}
+    "classes": {"unet": {"num_class_embeds": 4}, "layout": None, "call": {"class_labels": [1, 2]}},
+    "guided": {
+        "unet": {"num_class_embeds": 4}, "layout": "remote-code",
+        "call": {"class_labels": "dog", "guidance_scale": 2},
+    },
+    "numbers": {
+        "unet": {"class_embed_type": "timestep"}, "layout": None,
+        "call": {"class_labels": [0.5, 7], "guidance_scale": 2},
     },
     "points": {"unet": None, "layout": None, "call": {}},
     "swapped": {"unet": {}, "layout": None, "call": {}, "scheduler": "PNDMScheduler"},
     "heads": {"unet": {"num_attention_heads": 4}, "layout": None, "call": {}},
     "lucidrains": {"unet": None, "layout": None, "call": {}},
 }  # fmt: skip
+# What stock classes run, and by which of them.
+PORTABLE = {"portable": "ddpm.pipeline_ddpm.DDPMPipeline"}
+PORTABLE["classes"] = "consistency_models.pipeline_consistency_models.ConsistencyModelPipeline"
+CLASSES = {"null_class_label": 3, "id2label": {0: "cat", 1: "dog", 2: "fish"}}
 # Who saved: the package at first, then whoever loaded that.
 SAVED = [
     (model, saver)
     for model in MODELS
-    for saver in ("first", "package", "code file", *(["stock"] if model == "portable" else []))
+    for saver in ("first", "package", "code file", *(["stock"] if model in PORTABLE else []))
 ]
 
 
@@ -93,8 +103,8 @@ class Shelf:
         )
         if "scheduler" in kind:
             scheduler = getattr(diffusers, kind["scheduler"]).from_config(scheduler.to_diffusers().config)
-        classes = (3, {0: "cat", 1: "dog", 2: "fish"}) if model == "classes" else ()
-        pipeline = DDPMFromScratchPipeline(network_of(model), scheduler, *classes)
+        known = {"classes": CLASSES, "guided": CLASSES, "numbers": {"null_class_label": -1}}
+        pipeline = DDPMFromScratchPipeline(network_of(model), scheduler, **known.get(model, {}))
         pipeline.set_progress_bar_config(disable=True)
         self.truth[model] = pipeline(
             batch_size=2, num_inference_steps=4, generator=torch.Generator().manual_seed(0),
@@ -108,8 +118,9 @@ class Shelf:
         first, _ = self.get(model, "first")
         name = f"{model}-{saver}".replace(" ", "-")
         options = {} if saver == "stock" else {"trust_remote_code": True}
-        if model == "portable" and saver == "code file":
+        if model in PORTABLE and saver == "code file":
             options["custom_pipeline"] = str(first)
+            options |= CLASSES if model == "classes" else {}
         done = self.cell(
             model, first, options, blocked=saver != "package", stock=saver == "stock",
             save=str(self.folder / name), push=None if saver == "code file" else name,
@@ -159,17 +170,32 @@ def test_matrix(shelf, tmp_path, model, saver, blocked, where, flag):
     done = shelf.cell(
         model, folder if where == "folder" else repository, options, blocked, cache=str(tmp_path / "cache")
     )
-    if model != "portable" and not flag:
+    if model not in PORTABLE and not flag:
         assert done.returncode == 1 and "trust_remote_code=True" in done.stderr, done.stderr
         return
     assert done.returncode == 0, done.stderr
     for samples in shelf.samples():
         np.testing.assert_allclose(samples, shelf.truth[model], rtol=0, atol=1e-5)
     kind = done.stdout.split()[0]
-    if model == "portable":
-        assert kind == "diffusers.pipelines.ddpm.pipeline_ddpm.DDPMPipeline"
+    if model in PORTABLE:
+        assert kind == f"diffusers.pipelines.{PORTABLE[model]}" and "ignored" not in done.stderr
     else:
         assert kind.startswith("diffusers_modules.local.") and kind.endswith(".DDPMFromScratchPipeline")
+
+
+@pytest.mark.parametrize("saver", ["first", "package", "code file", "stock"])
+def test_the_package_finds_names_and_null_label_of_a_stock_folder_again(shelf, tmp_path, saver):
+    shelf.get("guided", "first")
+    pipe = DDPMFromScratchPipeline.from_pretrained(shelf.get("classes", saver)[0])
+    pipe.set_progress_bar_config(disable=True)
+    call = lambda: pipe(2, torch.Generator().manual_seed(0), 4, output_type="np", **MODELS["guided"]["call"])  # noqa: E731
+    if saver == "stock":  # it keeps what it knows
+        with pytest.raises(
+            ValueError, match="classes of this pipeline have no names.* load it with id2label"
+        ):
+            call()
+        return
+    np.testing.assert_allclose(call().images, shelf.truth["guided"], rtol=0, atol=1e-5)
 
 
 def test_code_of_a_portable_repository_runs_if_asked_for(shelf, tmp_path):

@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 
 from ..data.datasets import DIGITS_NAME, TrainingData
 from ..measures.metrics import unit_directions
-from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, default_num_inference_steps
+from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError
 from ..runtime.processes import on_main
+from ..schedulers.visited import default_num_inference_steps
 from ..words import DEFAULT_VISION_MODEL
 from .features import FeatureExtractor, load_features
 from .figures import Columns, figures, sliced_figures

@@ -19,8 +19,10 @@ from tqdm.auto import tqdm
 
 from .. import checks
 from ..measures.plots import labelled_grid, point_cloud, sample_grid
-from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, default_num_inference_steps
+from ..networks.models import sample_shape
+from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.seeds import stream_seed
+from ..schedulers.visited import default_num_inference_steps
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def generate(
     num_batches = math.ceil(num_samples / batch_size)
     num_rounds = math.ceil(num_batches / state.num_processes)
     pipeline.scheduler.set_timesteps(num_inference_steps)
-    evaluations, size = 0, 1
+    evaluations, size, reason, shape = 0, 1, "", sample_shape(pipeline.unet)
 
     def count(_: Any, inputs: tuple[torch.Tensor, ...], __: Any) -> None:
         nonlocal evaluations
@@ -116,15 +118,18 @@ def generate(
             generator = torch.Generator().manual_seed(stream_seed(seed, purpose, number))
             labels = torch.arange(number * batch_size, number * batch_size + size)
             options = _label_options(pipeline, labels, guidance_scale)
-            made: torch.Tensor = pipeline(
-                size,
-                generator=generator,
-                num_inference_steps=num_inference_steps,
-                output_type="pt",
-                return_dict=False,
-                callback_on_step_end=after_step,
-                **options,
-            )[0].float()
+            try:
+                made: torch.Tensor = pipeline(
+                    size,
+                    generator=generator,
+                    num_inference_steps=num_inference_steps,
+                    output_type="pt",
+                    return_dict=False,
+                    callback_on_step_end=after_step,
+                    **options,
+                )[0].float()
+            except FloatingPointError as error:  # perhaps in this process only: the others wait for a batch
+                reason, made = f": {error}", torch.full((size, *shape), math.nan, device=pipeline.device)
             made = made * 2 - 1 if made.ndim == 4 else made
             batches += _shared(made, sizes)
     finally:
@@ -136,7 +141,7 @@ def generate(
     if not bool(torch.isfinite(samples).all()):
         raise FloatingPointError(
             "the pipeline makes samples that are not finite; train longer, clip samples, or take another "
-            "checkpoint."
+            f"checkpoint{reason or '.'}"
         )
     return Samples(samples, evaluations // num_rounds, seconds / num_samples)
 

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..schedulers.few_step_profile import HIDDEN_CALIBRATION
+from .layouts import class_settings
 
 
 def model_card(
@@ -80,7 +81,9 @@ def usage(
     *,
     num_inference_steps: int | None = None,
     stock_steps: int | None = None,
-    class_label: int | str | None = None,
+    class_label: int | None = None,
+    class_name: str | None = None,
+    null_class_label: int | None = None,
     guidance_scale: float | None = None,
     few_steps: Sequence[int] | None = None,
     sample_shape: Sequence[int] | None = None,
@@ -92,30 +95,35 @@ def usage(
         layout: see layouts.py.
         num_inference_steps: number of steps to recommend.
         stock_steps: likewise for DDPMScheduler, which is what stock classes of the portable layout sample by.
-        class_label: the label or the name of a class, as an example, for class-conditional networks.
+        class_label: the label of a class, as an example, for class-conditional networks.
+        class_name: its name, which stock classes do not know.
+        null_class_label: of the pipeline; nor this.
         guidance_scale: to recommend, for networks that were trained with label dropout.
         few_steps: timesteps of a calibration, for schedulers of diffusers.
         sample_shape: of one sample, which they need; of pictures that are not square, it is said.
     """
-    is_portable = layout == "portable"
+    is_portable, is_class = layout == "portable", class_label is not None
 
-    def call(steps: int | None) -> str:
+    def call(steps: int | None, label: Any, scale: float | None = None) -> str:
         given = {
             "batch_size": 4,
             "num_inference_steps": steps,
-            "class_labels": class_label,
-            "guidance_scale": guidance_scale,
+            "class_labels": label,
+            "guidance_scale": scale,
         }
         named = (f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None)
         return f"pipe({', '.join(named)}).images"
 
+    ours = call(num_inference_steps, class_label if class_name is None else class_name, guidance_scale)
+    stock = call(stock_steps, [class_label] * 4 if is_class else None)
+    null = "" if null_class_label is None else f", null_class_label={null_class_label}"
     trusted = "" if is_portable else ", trust_remote_code=True"
     alone = "With diffusers alone, on stock classes" if is_portable else "With diffusers and the code here"
     swap = "DDPMFromScratchScheduler.from_config(pipe.scheduler.config)"
     trust = (
         "The first way runs no code of this repository, so `trust_remote_code` is not needed. To have it "
         "with the checks of the second, without installing anything, pass "
-        f'`custom_pipeline="{repo_id}", trust_remote_code=True`: that runs `pipeline.py`.'
+        f'`custom_pipeline="{repo_id}", trust_remote_code=True{null}`: that runs `pipeline.py`.'
         if is_portable
         else "Stock classes cannot run this model, so the first way runs `pipeline.py` and the other `.py` "
         "files of this repository, and diffusers asks for `trust_remote_code=True`. Read them first, or use "
@@ -131,16 +139,17 @@ def usage(
             "from diffusers import DiffusionPipeline",
             "",
             f'pipe = DiffusionPipeline.from_pretrained("{repo_id}"{trusted})',
-            f"images = {call(stock_steps if is_portable else num_inference_steps)}",
+            f"images = {stock if is_portable else ours}",
             "```",
             "",
+            *(_STOCK_CLASSES if is_portable and is_class else ()),
             "After `pip install ddpm-from-scratch`, which checks the weights and every argument:",
             "",
             "```python",
             "from ddpm_from_scratch import DDPMFromScratchPipeline",
             "",
             f'pipe = DDPMFromScratchPipeline.from_pretrained("{repo_id}")',
-            f"images = {call(num_inference_steps)}",
+            f"images = {ours}",
             "```",
             "",
             "In any pipeline of diffusers, the scheduler of ddpm-from-scratch in the place of DDPMScheduler:",
@@ -152,13 +161,20 @@ def usage(
             "```",
             "",
             *(
-                _stock_few_steps(few_steps, sample_shape)
+                _stock_few_steps(few_steps, sample_shape, class_label)
                 if is_portable and few_steps and sample_shape
                 else ()
             ),
             f"{trust} The weights are safetensors; nothing here is a pickle.",
         )
     )
+
+
+_STOCK_CLASSES = (
+    "Stock classes take labels as numbers, and know no guidance. The next way takes names of classes where "
+    "there are any, and guides a network that was trained for it.",
+    "",
+)
 
 
 def _size_in_words(sample_shape: Sequence[int] | None) -> tuple[str, ...]:
@@ -168,14 +184,31 @@ def _size_in_words(sample_shape: Sequence[int] | None) -> tuple[str, ...]:
     return (f"The pictures are {sample_shape[1]} pixels high and {sample_shape[2]} wide.", "")
 
 
-def _stock_few_steps(timesteps: Sequence[int] | None, sample_shape: Sequence[int] | None) -> tuple[str, ...]:
-    """Return the lines that say how stock diffusers takes calibrated timesteps; none without them."""
-    if timesteps is None or sample_shape is None:
-        return ()
+def _stock_few_steps(
+    timesteps: Sequence[int], sample_shape: Sequence[int], class_label: int | None
+) -> tuple[str, ...]:
+    """Return the lines that say how stock diffusers takes calibrated timesteps."""
     size = ", ".join(map(str, sample_shape))
-    return (
+    taken = (
         f"Diffusers alone takes {len(timesteps)} steps well with DPM-Solver++ at the timesteps that were "
-        "found for this network; DDPMPipeline has no argument for them, so the loop is written out:",
+        "found for this network"
+    )
+    if class_label is not None:
+        labels = f"class_labels={[class_label] * 4}"
+        return (
+            f"{taken}:",
+            "",
+            "```python",
+            "from diffusers import DPMSolverMultistepScheduler",
+            "",
+            "pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
+            f"timesteps = {list(timesteps)}",
+            f"images = pipe(batch_size=4, {labels}, num_inference_steps=None, timesteps=timesteps).images",
+            "```",
+            "",
+        )
+    return (
+        f"{taken}; DDPMPipeline has no argument for them, so the loop is written out:",
         "",
         "```python",
         "import torch",
@@ -206,15 +239,21 @@ def calibrated_timesteps(folder: Path, num_steps: int = 10) -> list[int] | None:
 
 def class_names(folder: Path) -> list[str]:
     """Return the names of the classes of a saved pipeline in the order of their labels; empty without any."""
-    names = json.loads((folder / "model_index.json").read_text()).get("id2label") or {}
+    names = class_settings(json.loads((folder / "model_index.json").read_text()))["id2label"] or {}
     return [names[label] for label in sorted(names, key=int)]
 
 
-def example_class(folder: Path) -> int | str | None:
-    """Return a class of a saved pipeline: a name, or a label if there are none; None without classes."""
-    names = class_names(folder)
+def example_class(folder: Path) -> dict[str, Any]:
+    """Return a class of a saved pipeline, as arguments of `usage`: class_label and what goes with it."""
+    index = json.loads((folder / "model_index.json").read_text())
     network = json.loads((folder / "unet" / "config.json").read_text())
-    return names[0] if names else 0 if network.get("num_class_embeds") is not None else None
+    if network.get("num_class_embeds") is None:
+        return {}
+    settings = class_settings(index)
+    names = settings["id2label"] or {}
+    first = min(map(int, names)) if names else 1 if settings["null_class_label"] == 0 else 0
+    null = settings["null_class_label"]
+    return {"class_label": first, "class_name": names.get(str(first)), "null_class_label": null}
 
 
 def plain_card(folder: Path, repo_id: str) -> ModelCard:
@@ -229,9 +268,14 @@ def plain_card(folder: Path, repo_id: str) -> ModelCard:
     )
     size = network.get("sample_size")
     shape = [network.get("in_channels", 3), *size] if isinstance(size, list) else None
-    how = usage(repo_id, layout_of(folder), class_label=example_class(folder), sample_shape=shape)
+    example = example_class(folder)
+    # ConsistencyModelPipeline would take one step if nobody says.
+    steps = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["num_train_timesteps"]
+    stock_steps = steps if example else None
+    how = usage(repo_id, layout_of(folder), stock_steps=stock_steps, sample_shape=shape, **example)
     name = repo_id.split("/")[-1]
-    more = " It can be guided (`guidance_scale`)." if index.get("null_class_label") is not None else ""
+    can_be_guided = class_settings(index)["null_class_label"] is not None
+    more = " It can be guided (`guidance_scale`)." if can_be_guided else ""
     named = class_names(folder)
     more += f" Its classes are {', '.join(named)}." if named else ""
     return ModelCard(

@@ -2,7 +2,9 @@
 
 - "portable": the index names diffusers' own classes, so that `DiffusionPipeline.from_pretrained(folder)`
   works with diffusers alone and runs nothing of the folder. The pipeline's `__init__` turns the stock
-  scheduler back into ours when the package loads the same folder.
+  scheduler back into ours when the package loads the same folder. Class-conditional networks go into
+  ConsistencyModelPipeline, which passes labels to any network and takes any scheduler. It knows no guidance;
+  null label and names are kept under names with an underscore, which stock passes over in silence.
 - "remote-code": for what stock classes cannot run. The index names classes in files beside it;
   `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` runs those. The package itself loads
   such a folder without running anything of it.
@@ -14,6 +16,7 @@ import importlib
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,8 @@ CODE_MODULES = {
 }
 # Schedulers that go into the portable layout as a stock DDPMScheduler.
 OWN_SCHEDULERS = ("DDPMFromScratchScheduler", "FewStepScheduler")
+# What the pipeline knows of classes. In the portable layout each has an underscore before its name.
+_CLASS_SETTINGS = ("null_class_label", "id2label")
 PIPELINE_MODULE = "pipeline_ddpm_from_scratch"
 # Schedulers of diffusers with which stock DDPMPipeline samples as ours does: it passes a generator, and
 # neither scales what the network sees nor the first noise.
@@ -55,32 +60,43 @@ def choose_layout(layout: str | None, unet: Any, scheduler: Any) -> str:
     """
     if layout is not None:
         checks.choice("layout", layout, LAYOUTS)
-    portable = stock_pipeline_can_run(unet, scheduler)
+    portable = stock_pipeline(unet, scheduler) is not None
     if layout == "portable" and not portable:
         raise ValueError(
-            "layout is 'portable', but stock diffusers cannot run this pipeline: it needs an unconditional "
-            "UNet2DModel of 1 or 3 channels, and a schedule that DDPMScheduler can express or one of "
-            f"{STOCK_PIPELINE_SCHEDULERS}. Use 'remote-code'."
+            "layout is 'portable', but stock diffusers cannot run this pipeline: it needs a UNet2DModel of 1 "
+            "or 3 channels, square pictures if it is class-conditional, no other conditions, and a schedule "
+            f"that DDPMScheduler can express or one of {STOCK_PIPELINE_SCHEDULERS}. Use 'remote-code'."
         )
     return layout or ("portable" if portable else "remote-code")
 
 
-def stock_pipeline_can_run(unet: Any, scheduler: Any) -> bool:
-    """Return whether stock DDPMPipeline gives the images of ours with this network and this scheduler.
+def stock_pipeline(unet: Any, scheduler: Any) -> str | None:
+    """Return the pipeline of diffusers that gives the images of ours with this network and this scheduler.
 
-    It cannot pass class labels, knows only UNet2DModel, and makes pictures of 1 or 3 channels. Classes are
-    compared by name, because a class that was loaded from a repository is another object each time.
+    DDPMPipeline passes no labels. ConsistencyModelPipeline passes those of classes, and draws squares only.
+    Both know only UNet2DModel, and make pictures of 1 or 3 channels. Classes are compared by name, because a
+    class that was loaded from a repository is another object each time.
+
+    Returns:
+        Its name, or None.
     """
     if type(unet).__name__ != "UNet2DModel" or unet.config.in_channels not in (1, 3):
-        return False
-    if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
-        return False
+        return None
+    if unet.config.class_embed_type is not None:
+        return None
+    has_classes = unet.config.num_class_embeds is not None
+    if has_classes and not isinstance(unet.config.sample_size, int):
+        return None
     name = type(scheduler).__name__
     if name in OWN_SCHEDULERS:
-        return _is_stock_expressible(scheduler)
-    is_of_diffusers = getattr(diffusers, name, None) is type(scheduler)
-    learns_variance = unet.config.out_channels != unet.config.in_channels
-    return is_of_diffusers and name in STOCK_PIPELINE_SCHEDULERS and not learns_variance
+        runs = _is_stock_expressible(scheduler)
+    else:
+        is_of_diffusers = getattr(diffusers, name, None) is type(scheduler)
+        learns_variance = unet.config.out_channels != unet.config.in_channels
+        runs = is_of_diffusers and name in STOCK_PIPELINE_SCHEDULERS and not learns_variance
+    if not runs:
+        return None
+    return "ConsistencyModelPipeline" if has_classes else "DDPMPipeline"
 
 
 def _is_stock_expressible(scheduler: Any) -> bool:
@@ -115,6 +131,11 @@ def stock_scheduler_config(scheduler: Any) -> dict[str, Any]:
     return header | stock | own
 
 
+def class_settings(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Return null label and names of classes, of which either may be None, from an index of either layout."""
+    return {name: index.get(f"_{name}", index.get(name)) for name in _CLASS_SETTINGS}
+
+
 def complete(folder: Path, layout: str, pipeline_class: type, components: dict[str, Any]) -> None:
     """Make what `DiffusionPipeline.save_pretrained` wrote into a folder that loads everywhere.
 
@@ -126,11 +147,14 @@ def complete(folder: Path, layout: str, pipeline_class: type, components: dict[s
     """
     scheduler = components["scheduler"]
     index = _read(folder / "model_index.json")
-    index.pop("_name_or_path", None)
+    for name in ("_name_or_path", *(f"_{name}" for name in _CLASS_SETTINGS)):
+        index.pop(name, None)  # notes of where the pipeline came from
     if layout == "portable":
-        index["_class_name"] = "DDPMPipeline"
-        for name in ("null_class_label", "id2label"):  # stock does not know them; without classes, none
-            index.pop(name, None)
+        index["_class_name"] = stock_pipeline(components["unet"], scheduler)
+        for name in _CLASS_SETTINGS:
+            value = index.pop(name, None)
+            if value is not None:
+                index[f"_{name}"] = value
         if type(scheduler).__name__ in OWN_SCHEDULERS:
             index["scheduler"] = ["diffusers", "DDPMScheduler"]
             _write(folder / "scheduler" / "scheduler_config.json", stock_scheduler_config(scheduler))

@@ -4,12 +4,21 @@ Everything reads only `process.alphas_cumprod` and `process.config.{prediction_t
 denoiser, so it works with this package's schedulers and with diffusers' own.
 """
 
+import sys
+
 import torch
 
 from .. import checks
 from ..density.bound_terms import bound_coefficients, bound_terms, network_log_variance
 from ..networks.denoiser import Denoiser
-from ..process.diffusion import add_noise, check_prediction_type, scales, to_original, training_target
+from ..process.diffusion import (
+    add_noise,
+    broadcast_to_sample,
+    check_prediction_type,
+    scales,
+    to_original,
+    training_target,
+)
 from ..process.noise_schedules import snr
 from ..words import LOSS_WEIGHTINGS
 
@@ -45,32 +54,36 @@ def min_snr_weights(alpha_prod_t: torch.Tensor, prediction_type: str, gamma: flo
 
 def drop_labels(
     labels: torch.Tensor,
-    null_label: int,
+    null_label: float,
     probability: float,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Return the labels, each replaced by the null label with some probability, shape (B,).
+    """Return the labels, each replaced by the null label with some probability, shape of `labels`.
 
     A network that is trained with them learns the conditional and the unconditional model at once, which is
     what classifier-free guidance needs (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1). It has one class
-    more than the data; by custom the null label is the last.
+    more than the data; by custom the null label is the last. Where the conditions are numbers or vectors,
+    the null label is a number that the data do not have; a vector is dropped as a whole, and has this number
+    everywhere then.
 
     Args:
-        labels: integers, shape (B,).
-        null_label: label of the null class.
+        labels: integers or numbers, shape (B,), or vectors, shape (B, D).
+        null_label: label of the null class, or the number that stands for no condition.
         probability: of dropping a label; the paper finds 0.1 and 0.2 equally good.
         generator: of any device; the CPU's draws the same on every machine.
 
     Raises:
-        TypeError: labels that are not integers.
+        TypeError: labels that are no numbers, or a null label with a fraction for integers.
         ValueError: a probability outside [0, 1].
     """
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"labels have dtype {labels.dtype}, but must be integers.")
+    if labels.dtype == torch.bool:
+        raise TypeError(f"labels have dtype {labels.dtype}, but must be integers or floating point.")
+    if not labels.is_floating_point():
+        null_label = checks.integer("null_label", null_label, -sys.maxsize)
     probability = checks.real("probability", probability, 0, 1)
     device = labels.device if generator is None else generator.device
-    dropped = torch.rand(labels.shape, generator=generator, device=device) < probability
-    return labels.masked_fill(dropped.to(labels.device), null_label)
+    dropped = torch.rand(len(labels), generator=generator, device=device) < probability
+    return labels.masked_fill(broadcast_to_sample(dropped.to(labels.device), labels), null_label)
 
 
 def denoising_losses(

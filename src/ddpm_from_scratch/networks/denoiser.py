@@ -9,6 +9,7 @@ the score: one follows from the other. Score, likelihood, loss, calibration and 
 """
 
 import copy
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ from ..process.diffusion import (
 )
 from ..process.estimate import clipped, guided_output, split_variance
 from ..process.timesteps import check_signal, checked_timesteps
+from .conditions import condition_kind
+from .wrapped import unwrapped
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -77,27 +80,35 @@ class Denoiser:
             tensor, an output with `.sample`, or a tuple (see `output_tensor`).
         process: a scheduler of this package or of diffusers, which gives `alphas_cumprod` and
             `config.prediction_type`, and may give a variance_type and the clipping of x_0.
-        labels: classes of the samples: one for all, or one for each, shape (N,).
+        labels: classes of the samples: one for all, or one for each, shape (N,). For networks that are
+            conditioned on them, numbers, likewise, or vectors, shape (D,) or (N, D) (see conditions.py).
         guidance_scale: s of classifier-free guidance (see `guided_output`); 1 is none. Each evaluation then
             sees every sample twice, in one batch of 2B. A learned variance stays the conditional one.
-        null_label: the label of no class, which guidance needs.
+        null_label: the label of no class, which guidance needs. For vectors, the one that has this number
+            everywhere.
 
     Raises:
-        TypeError, ValueError: labels that are not integers, or guidance without what it needs.
+        TypeError, ValueError: labels that do not fit the network, or guidance without what it needs.
     """
 
     def __init__(
         self,
         network: Callable[..., Any],
         process: Any,
-        labels: torch.Tensor | Sequence[int] | int | None = None,
+        labels: torch.Tensor | Sequence[float] | float | None = None,
         guidance_scale: float = 1.0,
-        null_label: int | None = None,
+        null_label: float | None = None,
     ):
         self.network, self.process = network, process
-        self.labels = None if labels is None else _integers(labels)
+        known = getattr(unwrapped(network), "config", None) is not None
+        self._kind = condition_kind(network) if known else "unknown"
+        self.labels = self._checked(labels)
         self.guidance_scale = checks.real("guidance_scale", guidance_scale, 0, sys.float_info.max)
-        self.null_label = None if null_label is None else checks.integer("null_label", null_label, 0)
+        self.null_label = null_label
+        if null_label is not None:
+            are_numbers = self.labels is not None and self.labels.is_floating_point()
+            check = checks.real if are_numbers else functools.partial(checks.integer, minimum=0)
+            self.null_label = check("null_label", null_label)
         if guidance_scale != 1 and (self.labels is None or null_label is None):
             raise ValueError(
                 f"guidance_scale is {guidance_scale:g}, but guidance needs labels and a null_label: give "
@@ -109,15 +120,40 @@ class Denoiser:
         dtype = getattr(network, "dtype", None if first is None else first.dtype)
         self._half = dtype if dtype in _HALF else None
 
-    def with_labels(self, labels: torch.Tensor | Sequence[int] | int | None) -> "Denoiser":
+    def with_labels(self, labels: torch.Tensor | Sequence[float] | float | None) -> "Denoiser":
         """Return a denoiser of the same network for other samples, with a count of its own.
 
         It looks at no weight, so that a loop can make one for each batch.
         """
         found = copy.copy(self)
-        found.labels = None if labels is None else _integers(labels)
+        found.labels = self._checked(labels)
         found.evaluations = 0
         return found
+
+    def _checked(self, labels: torch.Tensor | Sequence[float] | float | None) -> torch.Tensor | None:
+        """Return labels as a tensor, shape (N,) or (N, D).
+
+        Raises:
+            TypeError: no numbers, or not those that the network takes.
+        """
+        if labels is None:
+            return None
+        found, kind = torch.as_tensor(labels), self._kind
+        numeric = not (found.is_complex() or found.dtype == torch.bool)
+        got = f"labels have dtype {found.dtype} and shape {tuple(found.shape)}, but must be"
+        if kind == "vectors":
+            if not found.is_floating_point() or found.ndim not in (1, 2):
+                raise TypeError(f"{got} floating point, one vector for all samples or one for each.")
+            return found.reshape(-1, found.shape[-1])
+        if kind == "numbers":
+            if not numeric or found.ndim > 1:
+                raise TypeError(f"{got} numbers, one for all samples or one for each.")
+            return found.reshape(-1) if found.is_floating_point() else found.reshape(-1).float()
+        if kind == "unknown" and found.is_floating_point() and found.ndim <= 2:
+            return found if found.ndim else found.reshape(-1)
+        if not numeric or found.is_floating_point() or found.ndim > 1:
+            raise TypeError(f"{got} integers, one for all samples or one for each.")
+        return found.reshape(-1)
 
     @property
     def evaluations_of_a_sample(self) -> int:
@@ -140,7 +176,7 @@ class Denoiser:
         return getattr(self.process.config, "variance_type", None)
 
     def labels_of(self, batch_size: int, rows: torch.Tensor | None = None) -> torch.Tensor | None:
-        """Return the labels of samples, shape (B,); None without labels.
+        """Return the labels of samples, shape (B,) or (B, D); None without labels.
 
         Args:
             batch_size: B.
@@ -150,7 +186,7 @@ class Denoiser:
             ValueError: another number of labels.
         """
         if self.labels is None or len(self.labels) == 1:
-            return None if self.labels is None else self.labels.expand(batch_size)
+            return None if self.labels is None else self.labels.expand(batch_size, *self.labels.shape[1:])
         if rows is not None:
             return self.labels[rows.to(self.labels.device)]
         self.require_labels_for(batch_size)
@@ -241,16 +277,6 @@ class Denoiser:
         timesteps = timesteps.to(sample.device)
         output = self.output(sample, timesteps, rows)
         return Evaluation(self, sample, timesteps, *split_variance(output, sample, self.variance_type))
-
-
-def _integers(labels: torch.Tensor | Sequence[int] | int) -> torch.Tensor:
-    found = torch.as_tensor(labels)
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool or found.ndim > 1:
-        raise TypeError(
-            f"labels have dtype {found.dtype} and shape {tuple(found.shape)}, but must be integers, one for "
-            "all samples or one for each."
-        )
-    return found.reshape(-1)
 
 
 class Evaluation:

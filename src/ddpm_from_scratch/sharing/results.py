@@ -196,10 +196,10 @@ class RunRecord:
                 num_inference_steps=config["ddpm_num_inference_steps"]
                 or default_num_steps(config["ddpm_num_steps"]),
                 stock_steps=min(200, config["ddpm_num_steps"]),
-                class_label=example_class(folder),
                 guidance_scale=config["guidance_scale"] if config["guidance_scale"] != 1 else None,
                 few_steps=calibrated_timesteps(folder),
                 sample_shape=data["sample_shape"],
+                **example_class(folder),
             ),
         )
         return str(card)

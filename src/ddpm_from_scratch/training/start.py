@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DModel
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from ..hub.layouts import class_settings
 from ..hub.requests import CONNECTION_ERRORS, offline_words
 from ..hub.safe_loading import check_model, component_folder, fetch, named, read_json, variants
 from ..networks.adaptation import ADAPTABLE, Weights, adapted, as_stored, differences
@@ -150,7 +151,8 @@ def _open(config: TrainingConfig) -> Start:
     path = component_folder(root, "scheduler") / "scheduler_config.json"
     process = _process(path, config) if path.is_file() else {}
     hub_id = None if Path(name).exists() else name
-    return Start(name, hub_id, network, process, index.get("null_class_label"), folder, variant)
+    null_label = class_settings(index)["null_class_label"]
+    return Start(name, hub_id, network, process, null_label, folder, variant)
 
 
 def _fetched(name: str, variant: str | None, config: TrainingConfig) -> Path:

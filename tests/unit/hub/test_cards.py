@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from diffusers import ConsistencyModelPipeline, DDPMScheduler
 
 from common import untrained_pipeline
 from ddpm_from_scratch import DDPMFromScratchPipeline
@@ -19,8 +20,10 @@ def test_code_of_the_repository_is_asked_for_only_where_it_is_needed(layout, tru
     text = usage("me/x", layout, num_inference_steps=10, stock_steps=200, class_label=3, guidance_scale=2.0)
     alone, ours, _ = code_of(text)
     assert ("trust_remote_code=True" in alone) is trusted and "trust_remote_code" not in ours
-    assert f"num_inference_steps={10 if trusted else 200}, class_labels=3, guidance_scale=2.0" in alone
-    assert "num_inference_steps=10, class_labels=3" in ours
+    of_ours = "num_inference_steps=10, class_labels=3, guidance_scale=2.0)"
+    of_stock = "num_inference_steps=200, class_labels=[3, 3, 3, 3])"
+    assert (of_ours if trusted else of_stock) in alone and of_ours in ours
+    assert ("know no guidance" in text) is not trusted
     for block in (alone, ours):
         compile(block, "card", "exec")
         assert '"me/x"' in block
@@ -59,21 +62,44 @@ def test_the_nearest_calibration_is_named(tmp_path):
     assert len(calibrated_timesteps(tmp_path, 100)) == 20
 
 
-@pytest.mark.parametrize("layout", ["portable", "remote-code"])
-def test_a_plain_card_fits_the_folder(tmp_path, layout):
-    pipeline = untrained_pipeline(num_class_embeds=4)
-    classes = (3, {0: "cat", 1: "dog", 2: "fish"})
-    DDPMFromScratchPipeline(pipeline.unet, pipeline.scheduler, *classes).save_pretrained(
-        tmp_path, layout="remote-code"
+def test_the_code_of_a_class_conditional_card_runs_on_stock_classes():
+    text = usage(
+        "me/x", "portable", stock_steps=5, few_steps=[19, 12, 4], sample_shape=(1, 8, 8), class_label=2
     )
-    if layout == "portable":
-        untrained_pipeline().save_pretrained(tmp_path, layout=layout)
+    ours, seen = untrained_pipeline(num_class_embeds=4), []
+    ours.unet.register_forward_hook(
+        lambda module, given, options, output: seen.append((int(given[1]), options["class_labels"].tolist())),
+        with_kwargs=True,
+    )
+    pipe = ConsistencyModelPipeline(ours.unet, DDPMScheduler(num_train_timesteps=20))
+    alone, *_, few = code_of(text)
+    names = {"pipe": pipe}
+    exec(compile(alone.split("\n\n")[1].split("\n")[1], "card", "exec"), names)
+    assert len(names["images"]) == 4 and seen == [(t, [2] * 4) for t in (16, 12, 8, 4, 0)]
+    seen.clear()
+    exec(compile(few, "card", "exec"), names)
+    assert seen == [(t, [2] * 4) for t in (19, 12, 4)]
+
+
+@pytest.mark.parametrize("layout", ["portable", "remote-code"])
+@pytest.mark.parametrize("classes", [(), (3,), (3, {0: "cat", 1: "dog", 2: "fish"}), (0, {1: "dog"})])
+def test_a_plain_card_fits_the_folder(tmp_path, layout, classes):
+    pipeline = untrained_pipeline(**({"num_class_embeds": 4} if classes else {}))
+    DDPMFromScratchPipeline(pipeline.unet, pipeline.scheduler, *classes).save_pretrained(
+        tmp_path, layout=layout
+    )
     card = plain_card(tmp_path, "me/x")
     assert layout_of(tmp_path) == layout and card.data.pipeline_tag == "unconditional-image-generation"
-    assert ("trust_remote_code=True)" in str(card)) is (layout == "remote-code")
-    assert ("can be guided" in str(card)) is (layout == "remote-code")
-    named = 'class_labels="cat"' in str(card) and "Its classes are cat, dog, fish." in str(card)
-    assert named is (layout == "remote-code")
+    text = str(card)
+    assert ("trust_remote_code=True)" in text) is (layout == "remote-code")
+    assert ("can be guided" in text) is bool(classes)
+    example = '"cat"' if len(classes) == 2 and classes[0] else '"dog"' if len(classes) == 2 else "0"
+    assert (f"class_labels={example})" in text) is bool(classes)
+    assert ("Its classes are cat, dog, fish." in text) is (len(classes) == 2 and classes[0] == 3)
+    stock = bool(classes) and layout == "portable"
+    label = 1 if classes and classes[0] == 0 else 0
+    assert (f"num_inference_steps=20, class_labels=[{', '.join([str(label)] * 4)}])" in text) is stock
+    assert (f"trust_remote_code=True, null_class_label={(classes or [None])[0]}`" in text) is stock
 
 
 def test_the_metrics_of_a_card_are_what_the_hub_reads(tmp_path):

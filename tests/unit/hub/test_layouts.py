@@ -52,14 +52,55 @@ def test_saving_a_loaded_pipeline_again_stays_portable(tmp_path):
 @pytest.mark.parametrize(
     ("model", "scheduler"),
     [
-        ({"num_class_embeds": 3}, {}),
+        ({"num_class_embeds": 3, "sample_size": (8, 16)}, {}),
+        ({"num_class_embeds": 3, "sample_size": [8, 8]}, {}),
+        ({"num_class_embeds": 3, "class_embed_type": "timestep"}, {}),
+        ({"class_embed_type": "identity"}, {}),
+        ({"num_class_embeds": 3, "channels": 4}, {}),
+        ({"num_class_embeds": 3}, {"variance_type": "learned"}),
         ({"channels": 4}, {}),
         ({}, {"variance_type": "learned"}),
     ],
 )
 def test_what_stock_cannot_run_is_not_called_portable(model, scheduler):
     unet = build_model(model_config("tiny", **model))
-    assert not layouts.stock_pipeline_can_run(unet, DDPMFromScratchScheduler(**scheduler))
+    assert layouts.stock_pipeline(unet, DDPMFromScratchScheduler(**scheduler)) is None
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("classes", [(None, None), (3, None), (0, {1: "cat", 3: "dog"}), (None, {2: "fish"})])
+def test_a_class_conditional_pipeline_is_stock_with_a_note_of_its_classes(name, classes, tmp_path):
+    torch.manual_seed(0)
+    network = build_model(model_config("tiny", num_class_embeds=4))
+    scheduler = getattr(diffusers, name)(num_train_timesteps=20, beta_schedule="squaredcos_cap_v2")
+    ours = DDPMFromScratchPipeline(network, scheduler, *classes)
+    ours.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == "ConsistencyModelPipeline"
+    assert not [key for key in index if not key.startswith("_") and key not in ("unet", "scheduler")]
+    loaded = DDPMFromScratchPipeline.from_pretrained(tmp_path)
+    assert (loaded.config.null_class_label, loaded.config.id2label) == classes
+    stock = diffusers.DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(stock) is diffusers.ConsistencyModelPipeline
+    images = []
+    for pipe in (ours, loaded, stock):
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        options = {"num_inference_steps": 5, "generator": generator, "output_type": "np"}
+        images.append(pipe(batch_size=2, class_labels=[2, 1], **options).images)
+    for other in images[1:]:
+        np.testing.assert_allclose(other, images[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+def test_what_another_pipeline_noted_of_classes_does_not_win_over_what_is_given(layout, tmp_path):
+    network = build_model(model_config("tiny", num_class_embeds=4))
+    first = DDPMFromScratchPipeline(network, DDPMFromScratchScheduler(), 3, {0: "cat"})
+    stock = diffusers.ConsistencyModelPipeline.from_pipe(first)
+    given = {"null_class_label": 0, "id2label": {1: "dog"}}
+    DDPMFromScratchPipeline.from_pipe(stock, **given).save_pretrained(tmp_path, layout=layout)
+    loaded = DDPMFromScratchPipeline.from_pretrained(tmp_path)
+    assert {name: loaded.config[name] for name in given} == given
 
 
 @pytest.mark.parametrize(

@@ -386,5 +386,16 @@ def test_wrong_label_dropout_is_refused():
     for probability in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="probability is"):
             objectives.drop_labels(torch.arange(3), 3, probability)
-    with pytest.raises(TypeError, match="integers"):
-        objectives.drop_labels(torch.zeros(3), 3, 0.1)
+    with pytest.raises(TypeError, match="must be integers or floating point"):
+        objectives.drop_labels(torch.zeros(3, dtype=torch.bool), 3, 0.1)
+    with pytest.raises(TypeError, match="null_label is 0.5"):
+        objectives.drop_labels(torch.arange(3), 0.5, 0.1)
+
+
+def test_numbers_and_vectors_are_dropped_as_labels_are():
+    labels, drop = torch.arange(100), objectives.drop_labels
+    dropped = drop(labels, -7, 0.3, seeded()) == -7
+    numbers = drop(labels + 0.5, -1.5, 0.3, seeded())
+    assert torch.equal(numbers == -1.5, dropped) and torch.equal(numbers[~dropped], labels[~dropped] + 0.5)
+    vectors = drop(torch.randn(100, 3, generator=seeded(1)) + 9, 0, 0.3, seeded())
+    assert torch.equal((vectors == 0).all(1), dropped) and torch.equal((vectors == 0).any(1), dropped)

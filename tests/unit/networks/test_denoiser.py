@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
-from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser
+from ddpm_from_scratch import DDPMFromScratchScheduler, Denoiser, build_model, model_config
 from ddpm_from_scratch.density.bound import variational_bound
 from ddpm_from_scratch.density.flow import flow_likelihood
 from ddpm_from_scratch.networks.mixtures import GaussianMixtureDenoiser
@@ -172,13 +172,76 @@ def test_a_network_in_half_precision_gets_such_samples_and_the_rest_is_float32(d
         ),
         ({"labels": [1], "guidance_scale": "2", "null_label": 1}, TypeError, "guidance_scale is '2'"),
         ({"labels": [1], "guidance_scale": 2.0, "null_label": 1.5}, TypeError, "null_label is 1.5"),
-        ({"labels": [0.5]}, TypeError, "must be integers"),
+        ({"labels": [0.5], "guidance_scale": 2.0, "null_label": "0"}, TypeError, "null_label is '0'"),
+        ({"labels": [True]}, TypeError, "must be integers"),
+        ({"labels": [1j]}, TypeError, "must be integers"),
         ({"labels": [[1, 2]]}, TypeError, "one for all samples or one for each"),
+        ({"labels": torch.zeros(2, 1, 1)}, TypeError, "one for all samples or one for each"),
     ],
 )
 def test_labels_that_cannot_be_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         Denoiser(Labelled(), DDPMScheduler(), **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "message"),
+    [
+        ({}, [0.5], "must be integers"),
+        ({"num_class_embeds": 3}, [0.5], "must be integers"),
+        ({"num_class_embeds": 3}, torch.zeros(2, 3), "must be integers"),
+        ({"class_embed_type": "timestep"}, torch.zeros(2, 3), "must be numbers, one for all"),
+        ({"class_embed_type": "timestep"}, [True], "must be numbers"),
+        ({"class_embed_type": "identity"}, [1, 2], "must be floating point, one vector"),
+        ({"class_embed_type": "identity"}, 0.5, "must be floating point, one vector"),
+    ],
+)
+def test_labels_fit_what_the_configuration_of_a_network_says(settings, labels, message):
+    network = build_model(model_config("tiny", **settings))
+    with pytest.raises(TypeError, match=message):
+        Denoiser(network, DDPMScheduler(), labels)
+    with pytest.raises(TypeError, match=message):
+        Denoiser(network, DDPMScheduler()).with_labels(labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "null_label"),
+    [
+        ({"class_embed_type": "timestep"}, [3, 4], -1),
+        ({"class_embed_type": "timestep"}, 0.5, -1.5),
+        ({"class_embed_type": "identity"}, torch.linspace(-1, 1, 32), 0),
+        ({"class_embed_type": "identity"}, torch.linspace(-1, 1, 64).reshape(2, 32), 0),
+    ],
+)
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_numbers_and_vectors_reach_the_network_guided_and_not(settings, labels, null_label, shape):
+    torch.manual_seed(0)
+    network = build_model(model_config("tiny", **settings)).eval()
+    x_t, t = torch.randn(2, 1, 8, 8), torch.tensor([7, 300]).reshape(shape)
+    kind = torch.as_tensor(labels, dtype=torch.float32)
+    if "identity" in settings.values():
+        each = kind.expand(2, 32)
+    else:
+        each = kind.expand(2)
+    none = torch.full_like(each, null_label)
+    with torch.no_grad():
+        of_each, of_none = (network(x_t, t.flatten(), class_labels=c).sample for c in (each, none))
+        plain = Denoiser(network, DDPMScheduler(), labels)(x_t, t).prediction
+        guided = Denoiser(network, DDPMScheduler(), labels, 3.0, null_label)(x_t, t).prediction
+    torch.testing.assert_close(plain, of_each, rtol=0, atol=1e-5)
+    torch.testing.assert_close(guided, of_none + 3 * (of_each - of_none), rtol=0, atol=1e-4)
+    assert not torch.allclose(of_each, of_none, atol=1e-4)
+
+
+def test_a_network_of_ones_own_may_take_vectors_and_rows_of_them():
+    def network(sample, timesteps, class_labels):
+        return class_labels + 0 * sample
+
+    vectors = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    denoiser = Denoiser(network, DDPMScheduler(), vectors)
+    assert torch.equal(denoiser(torch.zeros(3, 2), 7).prediction, vectors)
+    rows = torch.tensor([2, 0])
+    assert torch.equal(denoiser(torch.zeros(2, 2), 7, rows).prediction, vectors[rows])
 
 
 def test_another_number_of_labels_than_samples_is_refused():
