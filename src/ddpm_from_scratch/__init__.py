@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .learning.calibration import calibrate
     from .networks.denoiser import Denoiser
     from .networks.models import MODEL_CONFIGS, PointDenoiser, build_model, load_model_config, model_config
+    from .networks.registry import register_network
     from .pipeline_ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchPipelineOutput
     from .schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
     from .schedulers.scheduling_few_step import FewStepScheduler
@@ -39,6 +40,7 @@ _HOMES = {
     "load_model_config": "networks.models",
     "model_config": "networks.models",
     "push_folder": "hub.upload",
+    "register_network": "networks.registry",
 }
 __all__ = [
     "BETA_SCHEDULES",
@@ -55,6 +57,7 @@ __all__ = [
     "load_model_config",
     "model_config",
     "push_folder",
+    "register_network",
 ]
 
 

@@ -21,15 +21,15 @@ class SchedulerWarning(UserWarning):
     """Something that is allowed, because DDPMScheduler allows it, but probably not meant."""
 
 
-def warn(message: str) -> None:
-    """Give a SchedulerWarning at the user's line: the innermost one outside this package and diffusers."""
+def warn(message: str, category: type[Warning] = SchedulerWarning) -> None:
+    """Give a warning at the user's line: the innermost one outside this package and diffusers."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (
         __name__.split(".")[0],
         "diffusers",
     ):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, SchedulerWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:

@@ -4,7 +4,6 @@ The reverse loop of Ho et al. 2020 (arXiv:2006.11239, algorithm 2), for images (
 (B, D).
 """
 
-import importlib
 import inspect
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +23,14 @@ from diffusers.utils.torch_utils import is_compiled_module, randn_tensor
 from PIL import Image
 
 from . import checks
-from .hub.layouts import choose_layout, class_settings, complete
+from .hub.layouts import choose_layout, class_settings, complete, package_push_folder
 from .hub.loading import load_components, own_scheduler_class
 from .hub.safe_loading import named, read_json
 from .networks.conditions import check_guidance, chosen_conditions, conditions
-from .networks.denoiser import Denoiser
+from .networks.denoiser import Denoiser, device_of, dtype_of, first_tensor
 from .networks.finite_outputs import FiniteOutputs
 from .networks.models import sample_shape
-from .networks.pictures import output_type_for, pictures_of, samples_of
+from .networks.pictures import check_start, output_type_for, pictures_of, samples_of
 from .networks.wrapped import unwrapped
 from .schedulers.visited import DEFAULT_STRENGTH, visited_timesteps
 
@@ -58,9 +57,11 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
     if a calibration is there; every other scheduler is kept.
 
     Args:
-        unet: the network, called as `unet(sample, timestep).sample`, with `class_labels=` if it is
-            conditional (see networks/conditions.py). In DataParallel, DistributedDataParallel or
-            torch.compile it is called through these; configuration and saved weights are those inside.
+        unet: the network, called as `unet(sample, timestep)`, with `class_labels=` if it is conditional (see
+            networks/conditions.py): a diffusers model, or one's own, a plain nn.Module too, that returns what
+            `Denoiser` takes. Where it tells no `sample_shape` (see `networks.models.sample_shape`), `latents`
+            are needed. In DataParallel, DistributedDataParallel or torch.compile it is called through these;
+            configuration and saved weights are those inside.
         scheduler: any diffusers scheduler for the same noise schedule.
         null_class_label: the label that stood for "no class" while a class-conditional network was trained
             with label dropout (see `objectives.drop_labels`). It is saved with the pipeline, and makes
@@ -101,6 +102,25 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             object.__setattr__(self, "_called_unet", value)
             value = value if is_compiled_module(value) else unwrapped(value)
         super().__setattr__(name, value)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; also of a plain nn.Module."""
+        return device_of(self.unet)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the network; also of a plain nn.Module."""
+        return dtype_of(self.unet)
+
+    def to(self, *args: Any, **kwargs: Any) -> "DDPMFromScratchPipeline":
+        """Move the network to a device or a precision, as in diffusers; also a plain nn.Module."""
+        if isinstance(self.unet, ModelMixin) and first_tensor(self.unet) is not None:
+            return super().to(*args, **kwargs)
+        kwargs.pop("silence_dtype_warnings", None)
+        if isinstance(self.unet, torch.nn.Module):
+            self.unet.to(*args, **kwargs)
+        return self
 
     @torch.no_grad()
     def __call__(
@@ -164,10 +184,16 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         batch_size = checks.integer("batch_size", batch_size, 1)
         generator = checks.generator(generator, batch_size)
         shape = (batch_size, *(sample_shape(unwrapped(self.unet)) if latents is None else latents.shape[1:]))
-        self._check_inputs(shape, latents, start, callback_on_step_end_tensor_inputs)
+        check_start(latents, start, shape)
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs has {sorted(unknown)}, but only "
+                f"{self._callback_tensor_inputs} exist."
+            )
         output_type = output_type_for(output_type, shape)
         device = self._execution_device
-        dtype = getattr(self.unet, "dtype", torch.float32)
+        dtype = self.dtype
         null_label = self.config.null_class_label
         known = conditions(self.unet, null_label, self.config.id2label)
         labels = chosen_conditions(known, class_labels, batch_size, device)
@@ -230,29 +256,6 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             raise ValueError("image and latents are both given: start from one of them.")
         return samples_of(image, sample_shape(unwrapped(self.unet)))
 
-    def _check_inputs(
-        self,
-        shape: tuple[int, ...],
-        latents: torch.Tensor | None,
-        start: torch.Tensor | None,
-        callback_inputs: Sequence[str],
-    ) -> None:
-        """Raise ValueError for arguments that do not fit together."""
-        if latents is not None and latents.shape != shape:
-            raise ValueError(
-                f"latents have shape {tuple(latents.shape)}, but batch_size is {shape[0]}; make them agree."
-            )
-        if start is not None and len(start) not in (1, shape[0]):
-            raise ValueError(
-                f"image has {len(start)} pictures, but batch_size is {shape[0]}; give one, or as many."
-            )
-        unknown = set(callback_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs has {sorted(unknown)}, but only "
-                f"{self._callback_tensor_inputs} exist."
-            )
-
     @classmethod
     def from_pretrained(
         cls,
@@ -266,7 +269,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         variant: str | None = None,
         **options: Any,
     ) -> "DDPMFromScratchPipeline":
-        """Load a pipeline of either layout from a folder or the Hub, without running any code of it.
+        """Load a pipeline of either layout from a folder or the Hub, without running code nobody trusts.
 
         Configurations, sizes and every number of the weights are checked first (see safe_loading.py).
 
@@ -280,7 +283,8 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             variant: of the weights, such as "non_ema" or "fp16".
             options: where it comes from (revision, token, cache_dir, local_files_only, force_download), and
                 what the network becomes (torch_dtype, device_map and others of `ModelMixin.from_pretrained`).
-                trust_remote_code is taken and not needed.
+                trust_remote_code=True runs the code of a network whose class is not known here (see
+                `register_network`); for others it is not needed.
 
         Raises:
             ValueError: a file that is missing, damaged or foreign, with its name and what is wrong.
@@ -342,7 +346,8 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
         Where stock diffusers can run it, the index names DDPMPipeline (ConsistencyModelPipeline, which passes
         class labels), its scheduler and UNet2DModel, and `DiffusionPipeline.from_pretrained(folder)` works
         with diffusers alone. Else it names classes in code files that are saved beside it, and
-        `trust_remote_code=True` is needed; or, without, this package.
+        `trust_remote_code=True` is needed; or, without, this package. So are networks of one's own: with
+        their code, or with a warning that says what loads them.
 
         Args:
             save_directory: the folder; made if it is missing.
@@ -355,14 +360,15 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
                 `ddpm_from_scratch.push_folder`.
 
         Raises:
-            ValueError: a layout that does not fit, or pickled weights. hub.upload.PushError: the upload
+            ValueError, TypeError: a layout that does not fit, pickled weights, or a network of one's own that
+                could not be loaded again. hub.upload.PushError: the upload
                 failed. ImportError: to upload, and ddpm-from-scratch is not installed.
         """
         if not safe_serialization:
             raise ValueError("safe_serialization is False, but weights are saved as safetensors only.")
         if push_options and not push_to_hub:
             raise TypeError(f"save_pretrained got {sorted(push_options)}, which need push_to_hub=True.")
-        push_folder = _push_folder() if push_to_hub else None
+        push_folder = package_push_folder() if push_to_hub else None
         folder = Path(save_directory)
         network = unwrapped(self.unet)
         chosen = choose_layout(layout, network, self.scheduler)
@@ -397,18 +403,7 @@ class DDPMFromScratchPipeline(DiffusionPipeline):
             ValueError: as in `save_pretrained`. hub.upload.PushError: the Hub refused, or cannot be reached.
             ImportError: ddpm-from-scratch is not installed.
         """
-        push_folder = _push_folder()
+        push_folder = package_push_folder()
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size, layout=layout)
             return push_folder(folder, repo_id, **push_options)
-
-
-def _push_folder() -> Callable[..., str]:
-    """Return the package's `push_folder`; it is not in the code file that saved pipelines bring along."""
-    try:
-        return importlib.import_module("ddpm_from_scratch.hub.upload").push_folder
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "to upload, the package is needed: `pip install ddpm-from-scratch`. The code that a saved "
-            "pipeline brings along loads, samples and saves."
-        ) from error

@@ -29,6 +29,7 @@ from ..density.flow import FlowLikelihood, flow_likelihood
 from ..density.residuals import mean_residuals, smooth_residuals
 from ..measures.plots import bound_chart
 from ..networks.denoiser import Denoiser
+from ..networks.models import setting
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError
 from ..runtime.seeds import stream_seed
@@ -197,7 +198,7 @@ class _Measure:
         self.model, self.scheduler = pipeline.unet, pipeline.scheduler
         self.batch_size, self.seed = batch_size, seed
         self.null_label = pipeline.config.get("null_class_label")
-        if getattr(self.model.config, "num_class_embeds", None) is not None and self.null_label is None:
+        if setting(self.model, "num_class_embeds") is not None and self.null_label is None:
             raise ConfigError(
                 "the network needs class labels and has no null class: the likelihood of data without labels "
                 "is that of a network trained with --label_dropout."

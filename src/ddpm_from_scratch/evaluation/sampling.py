@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .. import checks
 from ..measures.plots import labelled_grid, point_cloud, sample_grid
-from ..networks.models import sample_shape
+from ..networks.models import sample_shape, setting
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.seeds import stream_seed
 from ..schedulers.visited import default_num_inference_steps
@@ -148,7 +148,7 @@ def generate(
 
 def count_classes(pipeline: DDPMFromScratchPipeline) -> int | None:
     """Return the number of classes, without the one that stands for no label; None without labels."""
-    num_classes = getattr(pipeline.unet.config, "num_class_embeds", None)
+    num_classes = setting(pipeline.unet, "num_class_embeds")
     if num_classes is not None and pipeline.config.get("null_class_label") is not None:
         return num_classes - 1
     return num_classes

@@ -16,7 +16,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +214,14 @@ def code_of(kind: type, module: str) -> str:
     if loaded is not None:
         return loaded
     return importlib.import_module("ddpm_from_scratch.hub.code_file").code_file(module)
+
+
+def package_push_folder() -> Callable[..., str]:
+    """Return the package's `push_folder`; it is not in the code file that saved pipelines bring along."""
+    try:
+        return importlib.import_module("ddpm_from_scratch.hub.upload").push_folder
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "to upload, the package is needed: `pip install ddpm-from-scratch`. The code that a saved "
+            "pipeline brings along loads, samples and saves."
+        ) from error

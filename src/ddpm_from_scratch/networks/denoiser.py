@@ -10,9 +10,10 @@ the score: one follows from the other. Score, likelihood, loss, calibration and 
 
 import copy
 import functools
+import inspect
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +35,7 @@ from ..process.diffusion import (
 from ..process.estimate import clipped, guided_output, split_variance
 from ..process.timesteps import check_signal, checked_timesteps
 from .conditions import condition_kind
+from .registry import is_foreign
 from .wrapped import unwrapped
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -55,20 +57,69 @@ def output_tensor(output: Any) -> torch.Tensor:
             return found
     raise TypeError(
         f"the network returned {type(output).__name__}, but its forward must return the prediction: a "
-        "tensor, an output with .sample, or a tuple whose first element it is."
+        "tensor, an output with .sample, a dictionary with 'sample', or a tuple whose first element it is."
     )
 
 
 def device_of(network: Any) -> torch.device:
     """Return where a network is, by its first parameter or buffer; the CPU if it has none."""
-    first = _first_tensor(network)
+    first = first_tensor(network)
     return torch.device("cpu") if first is None else first.device
 
 
-def _first_tensor(network: Any) -> torch.Tensor | None:
+def dtype_of(network: Any) -> torch.dtype:
+    """Return the precision of a network: its `dtype`, or that of its weights; float32 if it has none."""
+    # That of a diffusers model without a single tensor raises.
+    has_own = first_tensor(network) is not None or not isinstance(network, nn.Module)
+    dtype = getattr(network, "dtype", None) if has_own else None
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    found = (tensor.dtype for tensor in _tensors(network) if tensor.is_floating_point())
+    return next(found, torch.float32)
+
+
+def first_tensor(network: Any) -> torch.Tensor | None:
+    """Return the first parameter or buffer of a network; None if it has none."""
+    return next(_tensors(network), None)
+
+
+def _tensors(network: Any) -> Iterator[torch.Tensor]:
+    """Return parameters, then buffers, of a network; of a functools.partial those of what it calls."""
+    network = getattr(network, "func", network)
     if not isinstance(network, nn.Module):
-        return None
-    return next(itertools.chain(network.parameters(), network.buffers()), None)
+        return iter(())
+    return itertools.chain(network.parameters(), network.buffers())
+
+
+def _check_call(network: Any, has_labels: bool) -> None:
+    """Raise TypeError for a forward that cannot be called with what a Denoiser has to give."""
+    function = network.forward if isinstance(network, nn.Module) else network
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a function that is not written in Python
+        return
+    given = {"class_labels": None} if has_labels else {}
+    try:
+        signature.bind(None, None, **given)
+    except TypeError as error:
+        name = getattr(network, "__name__", type(network).__name__)
+        beside = ", class_labels=labels" if has_labels else ""
+        raise TypeError(
+            f"{name} is called as network(sample, timesteps{beside}), which its arguments {signature} do not "
+            f"allow ({error}): for others use a function that gives them, such as "
+            "functools.partial(network, name=value)."
+        ) from None
+
+
+def _check_shape(output: torch.Tensor, sample: torch.Tensor) -> None:
+    """Raise ValueError unless an output has the sample's shape, or twice its channels."""
+    found, wanted = output.shape, sample.shape
+    if found == wanted or (len(wanted) > 1 and found == (wanted[0], 2 * wanted[1], *wanted[2:])):
+        return
+    raise ValueError(
+        f"the network returned a prediction of shape {tuple(found)} for samples of shape {tuple(wanted)}, "
+        "but it must have their shape (or twice their channels, with a learned variance)."
+    )
 
 
 class Denoiser:
@@ -88,7 +139,8 @@ class Denoiser:
             everywhere.
 
     Raises:
-        TypeError, ValueError: labels that do not fit the network, or guidance without what it needs.
+        TypeError, ValueError: labels that do not fit the network, guidance without what it needs, or a network
+            that cannot be called so.
     """
 
     def __init__(
@@ -116,8 +168,10 @@ class Denoiser:
             )
         #: How many samples the network has evaluated; a guided one counts twice.
         self.evaluations = 0
-        first = _first_tensor(network)
-        dtype = getattr(network, "dtype", None if first is None else first.dtype)
+        inside = unwrapped(network)
+        _check_call(inside, self.labels is not None)
+        self._is_own = not isinstance(inside, ModelMixin) or is_foreign(type(inside))
+        dtype = dtype_of(network)
         self._half = dtype if dtype in _HALF else None
 
     def with_labels(self, labels: torch.Tensor | Sequence[float] | float | None) -> "Denoiser":
@@ -213,19 +267,23 @@ class Denoiser:
         batch_size = len(sample)
         labels = self.labels_of(batch_size, rows)
         labels = None if labels is None else labels.to(sample.device)
-        if not isinstance(self.network, ModelMixin):
+        if self._is_own:
             timesteps = timesteps.expand(batch_size)  # one for each: what a network of one's own expects
         given = sample if self._half is None else sample.to(self._half)
         if labels is None or self.guidance_scale == 1:
             self.evaluations += batch_size
             options = {} if labels is None else {"class_labels": labels}
-            return output_tensor(self.network(given, timesteps, **options)).to(sample.dtype)
+            output = output_tensor(self.network(given, timesteps, **options)).to(sample.dtype)
+            _check_shape(output, sample)
+            return output
         self.evaluations += 2 * batch_size
         assert self.null_label is not None  # the constructor has seen to it
         both = torch.cat([labels, torch.full_like(labels, self.null_label)])
         if timesteps.ndim and len(timesteps) == batch_size:
             timesteps = torch.cat([timesteps, timesteps])
-        output = output_tensor(self.network(torch.cat([given, given]), timesteps, class_labels=both))
+        given = torch.cat([given, given])
+        output = output_tensor(self.network(given, timesteps, class_labels=both))
+        _check_shape(output, given)
         conditional, unconditional = output.to(sample.dtype).chunk(2)
         if conditional.shape == sample.shape:
             return guided_output(conditional, unconditional, self.guidance_scale)

@@ -201,22 +201,35 @@ def image_sides(sample_size: Any) -> tuple[int, int]:
 def sample_shape(model: Any) -> tuple[int, ...]:
     """Return the shape of one sample of a model, without the batch: (C, H, W) for images, (D,) for points.
 
+    It is `sample_shape`, of the configuration or an attribute of the network; or else, of the configuration,
+    in_channels and sample_size.
+
     Raises:
-        ValueError: the model's configuration has neither sample_shape nor in_channels and sample_size, or a
-            sample_size that is no size.
+        ValueError: the model has neither, or a shape or size that is none.
     """
-    config = model.config
-    shape = getattr(config, "sample_shape", None)
+    shape = setting(model, "sample_shape")
+    shape = getattr(model, "sample_shape", None) if shape is None else shape
     if shape is not None:
-        return tuple(shape)
-    size, channels = getattr(config, "sample_size", None), getattr(config, "in_channels", None)
+        sides = tuple(shape) if isinstance(shape, (list, tuple)) else ()
+        if not sides or any(type(side) is not int or side < 1 for side in sides):
+            raise ValueError(
+                f"{type(model).__name__} has sample_shape {shape!r}, but must have the shape of one sample, "
+                "without the batch: (C, H, W) for images, (D,) for points."
+            )
+        return sides
+    size, channels = setting(model, "sample_size"), setting(model, "in_channels")
     if size is None or channels is None:
         raise ValueError(
-            f"the configuration of {type(model).__name__} must have sample_shape, or in_channels and "
-            "sample_size "
-            "(an integer or a pair); set them, or pass latents to the pipeline."
+            f"the shape of a sample of {type(model).__name__} is not known: give its configuration (or the "
+            "network, as an attribute) sample_shape, or its configuration in_channels and sample_size (an "
+            "integer or a pair); or pass latents to the pipeline."
         )
     return (channels, *image_sides(size))
+
+
+def setting(model: Any, name: str) -> Any:
+    """Return a setting of a network's configuration; None if it has no such setting, or no configuration."""
+    return getattr(getattr(model, "config", None), name, None)
 
 
 class _ResidualBlock(nn.Module):

@@ -133,3 +133,15 @@ def _in_network_units(found: torch.Tensor, is_picture: bool) -> torch.Tensor:
             "the pipeline returns them: from [-1, 1] they get there by x / 2 + 0.5, from 0..255 by x / 255."
         )
     return scaled * 2 - 1
+
+
+def check_start(latents: torch.Tensor | None, start: torch.Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for latents or pictures to start from that do not fit the samples' shape (B, ...)."""
+    if latents is not None and latents.shape != shape:
+        raise ValueError(
+            f"latents have shape {tuple(latents.shape)}, but batch_size is {shape[0]}; make them agree."
+        )
+    if start is not None and len(start) not in (1, shape[0]):
+        raise ValueError(
+            f"image has {len(start)} pictures, but batch_size is {shape[0]}; give one, or as many."
+        )
