@@ -99,8 +99,9 @@ def run(args: argparse.Namespace) -> None:
         )
     state = find_processes()
     pipeline, data = load_pipeline_and_data(
-        args.pipeline, config, cache_dir=args.cache_dir, mixed_precision=args.mixed_precision
-    )
+        args.pipeline, config, cache_dir=args.cache_dir, mixed_precision=args.mixed_precision,
+        trust_remote_code=args.trust_remote_code,
+    )  # fmt: skip
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C is: what was found is kept
     judged: list[Any] = []
     stopped: KeyboardInterrupt | None = None

@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
     state = find_processes()
     pipeline, data = load_pipeline_and_data(
         args.pipeline, config, cache_dir=args.cache_dir, mixed_precision=args.mixed_precision,
-        sampler=args.scheduler,
+        sampler=args.scheduler, trust_remote_code=args.trust_remote_code,
     )  # fmt: skip
     assert data is not None
     reference = load_reference(reference_config, data.sample_shape)

@@ -26,6 +26,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tag", help="tag for the commit; one of that name is moved")
     parser.add_argument("--token", help="token of the Hub; better stored with 'hf auth login'")
     parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the folder's own code of a network that the package does not know, to check its weights",
+    )
+    parser.add_argument(
         "--dry_run",
         "--dry-run",
         action="store_true",
@@ -40,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     # Not before the flags are checked: torch takes seconds to load.
     from ddpm_from_scratch.sharing.publish import plan, publish
 
-    folder = Path(args.folder)
+    folder, options = Path(args.folder), {"trust_remote_code": args.trust_remote_code}
     if args.dry_run:
-        return exit_status("publish.py", lambda: print(plan(folder, args.repo_id)))
-    options = {"private": args.private, "token": args.token, "branch": args.branch, "tag": args.tag}
+        return exit_status("publish.py", lambda: print(plan(folder, args.repo_id, **options)))
+    options |= {"private": args.private, "token": args.token, "branch": args.branch, "tag": args.tag}
     return exit_status("publish.py", lambda: print("pushed to", publish(folder, args.repo_id, **options)))
 
 

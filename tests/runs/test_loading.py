@@ -1,5 +1,6 @@
 """Saved pipelines load everywhere: each cell of the matrix in a fresh process, from folders and a Hub."""
 
+import importlib
 import json
 
 import diffusers
@@ -7,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_from_scratch import DDPMFromScratchPipeline, DDPMFromScratchScheduler, build_model, model_config
+from common import ROOT
+from ddpm_from_scratch import (
+    DDPMFromScratchPipeline,
+    DDPMFromScratchScheduler,
+    build_model,
+    model_config,
+    register_network,
+)
 from ddpm_from_scratch.hub.code_file import code_file
 from ddpm_from_scratch.networks.guided_unet import GuidedUNet2DModel
 from ddpm_from_scratch.networks.lucidrains_unet import LucidrainsUnet
@@ -266,3 +274,112 @@ def test_the_file_of_code_alone_gives_the_same_samples(run_here, tmp_path):
     exec(WALK, namespace)
     here = namespace["walk"](DDPMFromScratchScheduler)
     assert torch.equal(torch.load(tmp_path / "samples.pt", weights_only=True), here)
+
+
+# A network of one's own, in each way that its page advises; its class is in a file that a fresh process has
+# only if it is to register it.
+OWN = """
+import json, sys
+how = json.loads(sys.argv[1])
+if how["blocked"]:
+    sys.modules["ddpm_from_scratch"] = None
+import numpy, torch
+from diffusers import DiffusionPipeline
+
+pipes = {
+    "stock": lambda: DiffusionPipeline.from_pretrained(
+        how["source"], trust_remote_code=True, **how["where"]
+    )
+}
+if not how["blocked"]:
+    from ddpm_from_scratch import DDPMFromScratchPipeline, register_network
+
+    def registered():
+        sys.path[:0] = how["path"]
+        register_network(getattr(__import__(how["module"]), how["name"]))
+        return DDPMFromScratchPipeline.from_pretrained(how["source"], **how["where"])
+
+    pipes["trusted"] = lambda: DDPMFromScratchPipeline.from_pretrained(
+        how["source"], trust_remote_code=True, **how["where"]
+    )
+    pipes["registered"] = registered
+    try:
+        DDPMFromScratchPipeline.from_pretrained(how["source"], **how["where"])
+        raise AssertionError("it loaded")
+    except ValueError as error:
+        assert f"register_network({how['name']}) first" in str(error), error
+images = []
+for name, make in pipes.items():
+    pipe = make()
+    assert (type(pipe.unet).__module__ == how["module"]) is (name == "registered"), name
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    images.append(pipe(batch_size=2, num_inference_steps=4, generator=generator, output_type="np").images)
+    if name == "stock" and how["save"]:
+        pipe.save_pretrained(how["save"])
+numpy.save(how["out"], numpy.stack(images))
+"""
+PLAIN_NET = '''
+"""A script that trains a plain module, and would train again where it is imported without care."""
+import sys
+
+import torch
+from torch import nn
+
+HIDDEN = 8
+
+
+class PlainNet(nn.Module):
+    def __init__(self, width=HIDDEN, sample_shape=(2,)):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, 2))
+
+    def forward(self, x, t):
+        return self.layers(torch.cat([x, t[:, None] / 1000], dim=1))
+
+
+trained_by = sys.argv
+'''
+
+
+@pytest.mark.parametrize("kind", ["plain", "sequences"])
+def test_a_network_of_ones_own_loads_in_fresh_processes_from_folders_and_the_hub(
+    kind, loopback_hub, run_here, tmp_path, monkeypatch
+):
+    torch.manual_seed(0)
+    if kind == "plain":
+        path, module, name = tmp_path / "code", "own_plain_net", "PlainNet"
+        path.mkdir()
+        (path / f"{module}.py").write_text(PLAIN_NET)
+        monkeypatch.syspath_prepend(path)
+        network = register_network(importlib.import_module(module).PlainNet)(6)
+    else:
+        path, module, name = ROOT / "lesson", "sequences", "SequenceDenoiser"
+        network = importlib.import_module(module).SequenceDenoiser((8, 8), 16, 1, 2)
+    pipeline = DDPMFromScratchPipeline(network.eval(), DDPMFromScratchScheduler(clip_sample=False))
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    truth = pipeline(batch_size=2, num_inference_steps=4, generator=generator, output_type="np").images
+    pipeline.save_pretrained(tmp_path / "first")
+    code = "import sys; from ddpm_from_scratch import push_folder; push_folder(*sys.argv[1:])"
+    assert run_here("-c", code, tmp_path / "first", "own").returncode == 0
+    files = loopback_hub.repositories["me/own"].files("main")
+    assert b"register_network(" + name.encode() in files["README.md"] and "unet/models.py" not in files
+    again = tmp_path / "again"
+    for source, blocked, save in (
+        (tmp_path / "first", True, again),
+        (again, False, None),
+        ("me/own", True, None),
+        ("me/own", False, None),
+    ):
+        where = {"cache_dir": str(tmp_path / f"cache {blocked}")} if source == "me/own" else {}
+        how = {
+            "source": str(source), "blocked": blocked, "save": save and str(save), "where": where,
+            "path": [str(path)], "module": module, "name": name, "out": str(tmp_path / "out.npy"),
+        }  # fmt: skip
+        done = run_here("-c", OWN, json.dumps(how))
+        assert done.returncode == 0, done.stderr
+        images = np.load(tmp_path / "out.npy")
+        assert len(images) == (1 if blocked else 3)
+        for each in images:
+            np.testing.assert_allclose(each, truth, rtol=0, atol=1e-5)

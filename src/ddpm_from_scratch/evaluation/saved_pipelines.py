@@ -81,6 +81,7 @@ def load_pipeline_and_data(
     cache_dir: str | None = None,
     mixed_precision: str = "no",
     sampler: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[DDPMFromScratchPipeline, TrainingData | None]:
     """Return a pipeline on the device and in the precision to run in, and the data of a configuration.
 
@@ -90,12 +91,15 @@ def load_pipeline_and_data(
         cache_dir: folder for downloaded pipelines.
         mixed_precision: of the network: "no", "fp16" or "bf16".
         sampler: "few_step" or "ddpm", in place of the pipeline's own.
+        trust_remote_code: run the pipeline's code of a network whose class is not known.
 
     Raises:
         ConfigError: data that do not go with the pipeline.
     """
     try:
-        pipeline = DDPMFromScratchPipeline.from_pretrained(name, cache_dir=cache_dir)
+        pipeline = DDPMFromScratchPipeline.from_pretrained(
+            name, cache_dir=cache_dir, trust_remote_code=trust_remote_code
+        )
     except _NOT_FETCHED as error:
         raise ConfigError(
             f"pipeline is {name!r}: there is no such folder, and of the Hub it cannot be had "

@@ -37,6 +37,11 @@ def add_network_flags(group: Any) -> None:
         default="no",
         help="precision of the network; default no",
     )
+    group.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the pipeline's own code of a network that the package does not know; read it first",
+    )
 
 
 def data_config(args: argparse.Namespace) -> DataConfig:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..networks.registry import OWN_NETWORKS
 from ..schedulers.few_step_profile import HIDDEN_CALIBRATION
 from .layouts import class_settings
 
@@ -87,6 +89,7 @@ def usage(
     guidance_scale: float | None = None,
     few_steps: Sequence[int] | None = None,
     sample_shape: Sequence[int] | None = None,
+    own_network: str | None = None,
 ) -> str:
     """Return the part of a model card that says how to use a pipeline, in Markdown.
 
@@ -101,6 +104,7 @@ def usage(
         guidance_scale: to recommend, for networks that were trained with label dropout.
         few_steps: timesteps of a calibration, for schedulers of diffusers.
         sample_shape: of one sample, which they need; of pictures that are not square, it is said.
+        own_network: the class of a network that neither diffusers nor this package knows.
     """
     is_portable, is_class = layout == "portable", class_label is not None
 
@@ -125,6 +129,10 @@ def usage(
         "with the checks of the second, without installing anything, pass "
         f'`custom_pipeline="{repo_id}", trust_remote_code=True{null}`: that runs `pipeline.py`.'
         if is_portable
+        else f"The network is a `{own_network}`, which its author wrote, so both ways run `.py` files of "
+        "this repository, and ask for `trust_remote_code=True`. Read them first. Who has the class calls "
+        f"`register_network({own_network})`; the second way then needs no flag and runs nothing of here."
+        if own_network
         else "Stock classes cannot run this model, so the first way runs `pipeline.py` and the other `.py` "
         "files of this repository, and diffusers asks for `trust_remote_code=True`. Read them first, or use "
         "the second way, which runs no code of this repository."
@@ -148,7 +156,7 @@ def usage(
             "```python",
             "from ddpm_from_scratch import DDPMFromScratchPipeline",
             "",
-            f'pipe = DDPMFromScratchPipeline.from_pretrained("{repo_id}")',
+            f'pipe = DDPMFromScratchPipeline.from_pretrained("{repo_id}"{trusted if own_network else ""})',
             f"images = {ours}",
             "```",
             "",
@@ -256,11 +264,18 @@ def example_class(folder: Path) -> dict[str, Any]:
     return {"class_label": first, "class_name": names.get(str(first)), "null_class_label": null}
 
 
+def own_network(folder: Path) -> str | None:
+    """Return the class of the network of a saved pipeline if only its author has it."""
+    name = json.loads((folder / "model_index.json").read_text())["unet"][1]
+    known = {kind.__name__ for kind in OWN_NETWORKS.values()}
+    return None if name in known or hasattr(diffusers, name) else name
+
+
 def plain_card(folder: Path, repo_id: str) -> ModelCard:
     """Return the card of a pipeline of which nothing but its files is known."""
     index = json.loads((folder / "model_index.json").read_text())
     network = json.loads((folder / "unet" / "config.json").read_text())
-    is_image = "sample_shape" not in network
+    is_image = len(network.get("sample_shape") or (3, 1, 1)) == 3
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation" if is_image else None,
@@ -272,7 +287,14 @@ def plain_card(folder: Path, repo_id: str) -> ModelCard:
     # ConsistencyModelPipeline would take one step if nobody says.
     steps = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["num_train_timesteps"]
     stock_steps = steps if example else None
-    how = usage(repo_id, layout_of(folder), stock_steps=stock_steps, sample_shape=shape, **example)
+    how = usage(
+        repo_id,
+        layout_of(folder),
+        stock_steps=stock_steps,
+        sample_shape=shape,
+        own_network=own_network(folder),
+        **example,
+    )
     name = repo_id.split("/")[-1]
     can_be_guided = class_settings(index)["null_class_label"] is not None
     more = " It can be guided (`guidance_scale`)." if can_be_guided else ""

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from .layouts import HEADER
+
 _FOLDER = Path(__file__).parents[1]
 # What diffusers itself needs, so that every machine that can load a repository has it.
 ALLOWED_IMPORTS = ("PIL", "diffusers", "huggingface_hub", "numpy", "safetensors", "torch")
@@ -133,7 +135,7 @@ def code_file(*names: str) -> str:
     imports |= {(name, None) for name in ("importlib.util", "sys", "types")} | {("pathlib", "Path")}
     version = importlib.metadata.version("ddpm-from-scratch")
     parts = [
-        f"# ddpm-from-scratch {version}: {', '.join(names)} and what they need, as one file.\n"
+        f"{HEADER} {version}: {', '.join(names)} and what they need, as one file.\n"
         "# Made by ddpm_from_scratch.hub.code_file from the modules of the package: change those, not this.",
         _import_lines(imports),
     ]

@@ -23,6 +23,7 @@ from typing import Any
 import diffusers
 
 from .. import checks
+from ..networks.registry import OWN_NETWORKS, is_foreign
 from ..schedulers.few_step_profile import HIDDEN_CALIBRATION
 from ..schedulers.scheduler_settings import stock_settings
 from ..words import LAYOUTS
@@ -32,14 +33,14 @@ from ..words import LAYOUTS
 CODE_MODULES = {
     "DDPMFromScratchScheduler": "schedulers.scheduling_ddpm_from_scratch",
     "FewStepScheduler": "schedulers.scheduling_few_step",
-    "PointDenoiser": "networks.models",
-    "GuidedUNet2DModel": "networks.guided_unet",
-    "LucidrainsUnet": "networks.lucidrains_unet",
+    **{kind.__name__: f"networks.{file}" for file, kind in OWN_NETWORKS.items()},
 }
 # Schedulers that go into the portable layout as a stock DDPMScheduler.
 OWN_SCHEDULERS = ("DDPMFromScratchScheduler", "FewStepScheduler")
 # What the pipeline knows of classes. In the portable layout each has an underscore before its name.
 _CLASS_SETTINGS = ("null_class_label", "id2label")
+# The first words of every file of code that a saved pipeline brings along.
+HEADER = "# ddpm-from-scratch"
 PIPELINE_MODULE = "pipeline_ddpm_from_scratch"
 # Schedulers of diffusers with which stock DDPMPipeline samples as ours does: it passes a generator, and
 # neither scales what the network sees nor the first noise.
@@ -56,8 +57,11 @@ def choose_layout(layout: str | None, unet: Any, scheduler: Any) -> str:
     """Return the layout to save in: the portable one where stock classes can run the pipeline, if not given.
 
     Raises:
-        ValueError: an unknown layout, or the portable one for what stock classes cannot run.
+        ValueError: an unknown layout, the portable one for what stock classes cannot run, or a network that
+            could not be built again. TypeError: a network that cannot be saved.
     """
+    if is_foreign(type(unet)) and "_code_file" not in vars(type(unet)):
+        _of_the_package("own_networks").check_own_network(unet)
     if layout is not None:
         checks.choice("layout", layout, LAYOUTS)
     portable = stock_pipeline(unet, scheduler) is not None
@@ -80,7 +84,7 @@ def stock_pipeline(unet: Any, scheduler: Any) -> str | None:
     Returns:
         Its name, or None.
     """
-    if type(unet).__name__ != "UNet2DModel" or unet.config.in_channels not in (1, 3):
+    if type(unet) is not diffusers.UNet2DModel or unet.config.in_channels not in (1, 3):
         return None
     if unet.config.class_embed_type is not None:
         return None
@@ -162,22 +166,33 @@ def complete(folder: Path, layout: str, pipeline_class: type, components: dict[s
         index["_class_name"] = ["pipeline", pipeline_class.__name__]
     for name, component in components.items():
         kind = type(component)
-        module = CODE_MODULES.get(kind.__name__)
-        if module is None or layout == "portable":
-            # Left there by an earlier save in the other layout.
-            for old in set(CODE_MODULES.values()):
-                (folder / name / f"{_file_of(old)}.py").unlink(missing_ok=True)
-        else:
-            (folder / name / f"{_file_of(module)}.py").write_text(code_of(kind, module))
-            index[name] = [_file_of(module), kind.__name__]
+        for old in (folder / name).glob("*.py"):  # of an earlier save in the other layout
+            if old.read_text(errors="replace").startswith(HEADER):
+                old.unlink()
+        file, code = _code_beside(kind) if layout == "remote-code" else ("", None)
+        if code is not None:
+            (folder / name / f"{file}.py").write_text(code)
+            index[name] = [file, kind.__name__]
         _forget_where_it_came_from(folder / name / "config.json")
         _drop_earlier_weights(folder / name)
     _write(folder / "model_index.json", index)
     (folder / "pipeline.py").write_text(code_of(pipeline_class, PIPELINE_MODULE))
 
 
-def _file_of(module: str) -> str:
-    return module.rsplit(".", 1)[-1]
+def _code_beside(kind: type) -> tuple[str, str | None]:
+    """Return the name of the file for the class of a component, and its text; None for what needs none."""
+    module, loaded = CODE_MODULES.get(kind.__name__), vars(kind).get("_code_file")
+    if module is not None:
+        return module.rsplit(".", 1)[-1], code_of(kind, module)
+    if not is_foreign(kind):
+        return "", None
+    own = _of_the_package("own_networks") if loaded is None else None
+    return file_of(kind), loaded if own is None else own.code_of_own_network(kind)
+
+
+def file_of(kind: type) -> str:
+    """Return the name of the file, without its ending, for a class of one's own: my_net for MyNet."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__).lower()
 
 
 def _forget_where_it_came_from(path: Path) -> None:
@@ -211,17 +226,20 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def code_of(kind: type, module: str) -> str:
     """Return the code file that defines a class: made anew, or the one that the class was loaded from."""
     loaded = getattr(kind, "_code_file", None)
-    if loaded is not None:
-        return loaded
-    return importlib.import_module("ddpm_from_scratch.hub.code_file").code_file(module)
+    return _of_the_package("code_file").code_file(module) if loaded is None else loaded
 
 
 def package_push_folder() -> Callable[..., str]:
-    """Return the package's `push_folder`; it is not in the code file that saved pipelines bring along."""
+    """Return the package's `push_folder`."""
+    return _of_the_package("upload", "to upload").push_folder
+
+
+def _of_the_package(module: str, purpose: str = "to save a network of your own") -> Any:
+    """Return a module of this wing that is not in the code file that saved pipelines bring along."""
     try:
-        return importlib.import_module("ddpm_from_scratch.hub.upload").push_folder
+        return importlib.import_module(f"ddpm_from_scratch.hub.{module}")
     except ModuleNotFoundError as error:
         raise ImportError(
-            "to upload, the package is needed: `pip install ddpm-from-scratch`. The code that a saved "
+            f"{purpose}, the package is needed: `pip install ddpm-from-scratch`. The code that a saved "
             "pipeline brings along loads, samples and saves."
         ) from error

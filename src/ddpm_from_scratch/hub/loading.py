@@ -1,12 +1,13 @@
-"""The components of a saved pipeline of either layout, loaded without running any code of it."""
+"""The components of a saved pipeline of either layout; code of it runs only if it is needed and trusted."""
 
+import importlib.util
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..networks.guided_unet import GuidedUNet2DModel
-from ..networks.lucidrains_unet import LucidrainsUnet
-from ..networks.models import PointDenoiser
+from ..networks.registry import network_classes
 from ..schedulers.few_step_profile import HIDDEN_CALIBRATION
 from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
 from ..schedulers.scheduling_few_step import FewStepScheduler
@@ -35,13 +36,14 @@ def load_components(
         given: components that are not loaded; None for those that are.
         variant: of the weights.
         subfolder: the folder inside that holds the pipeline.
-        options: `HUB_ARGUMENTS` and `NETWORK_OPTIONS`; trust_remote_code is taken and not needed.
+        options: `HUB_ARGUMENTS` and `NETWORK_OPTIONS`; and trust_remote_code, to run the folder's code of a
+            network whose class is not known here. That of others is not run.
 
     Raises:
         ValueError, TypeError, OSError: as in `DDPMFromScratchPipeline.from_pretrained`.
     """
     where = {name: options.pop(name) for name in HUB_ARGUMENTS if name in options}
-    options.pop("trust_remote_code", None)
+    is_trusted = bool(options.pop("trust_remote_code", False))
     options.pop("use_safetensors", None)
     unknown = set(options) - set(NETWORK_OPTIONS)
     if unknown:
@@ -52,14 +54,16 @@ def load_components(
     for name in ("dtype", "torch_dtype"):
         if isinstance(options.get(name), dict):
             options[name] = options[name].get("unet", options[name].get("default"))
-    folder = fetch(name_or_path, variant, subfolder, **where)
+    folder = fetch(name_or_path, variant, subfolder, is_trusted, **where)
     components = {name: component for name, component in given.items() if component is not None}
     known: dict[str, dict[str, type]] = {
-        "unet": {kind.__name__: kind for kind in (PointDenoiser, GuidedUNet2DModel, LucidrainsUnet)},
+        "unet": dict(network_classes()),
         "scheduler": dict.fromkeys(
             ("DDPMFromScratchScheduler", "FewStepScheduler", "DDPMScheduler"), DDPMFromScratchScheduler
         ),
     }
+    if is_trusted and "unet" not in components:
+        known["unet"] |= _class_in(folder, known["unet"])
     kinds = check_pipeline(folder, known, variant, tuple(components))
     if "scheduler" in kinds:
         where_it_is, kind = component_folder(folder, "scheduler"), kinds["scheduler"]
@@ -72,6 +76,27 @@ def load_components(
         options |= {"variant": variant, "use_safetensors": True}
         components["unet"] = kinds["unet"].from_pretrained(str(component_folder(folder, "unet")), **options)
     return components, folder / "model_index.json"
+
+
+def _class_in(folder: Path, known: Mapping[str, type]) -> dict[str, type]:
+    """Return the class of the network that is defined in a file beside it, if it is one that is not known.
+
+    Raises:
+        ValueError: running the file fails, or gives no such class.
+    """
+    entry = read_json(folder / "model_index.json").get("unet")
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
+        return {}
+    file, name = entry
+    path = component_folder(folder, "unet") / f"{file}.py"
+    if name in known or not re.fullmatch(r"\w+", file) or not path.is_file():
+        return {}
+    spec = importlib.util.spec_from_file_location(f"ddpm_from_scratch_code_{file}", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    with named(path):
+        spec.loader.exec_module(module)
+        return {name: getattr(module, name)}
 
 
 def own_scheduler_class(

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..networks.models import image_sides
+from ..networks.registry import is_foreign
 from ..schedulers.scheduler_settings import MAX_TRAIN_TIMESTEPS
 from .requests import patiently
 
@@ -37,21 +38,27 @@ _CONVERT = (
     " python training/convert.py FOLDER_OR_REPOSITORY NEW_FOLDER saves them as safetensors and runs none."
 )
 _FLOATING = ("F64", "F32", "F16", "BF16")
+_WHOLE = ("I64", "I32", "BOOL")
 _MAX_JSON_BYTES = 2**26
 _MAX_SAMPLE_NUMBERS = 2**28  # of one sample: an RGB image of 9,400 x 9,400
 
 
 def fetch(
-    name_or_path: str | Path, variant: str | None = None, subfolder: str | None = None, **where: Any
+    name_or_path: str | Path,
+    variant: str | None = None,
+    subfolder: str | None = None,
+    with_code: bool = False,
+    **where: Any,
 ) -> Path:
     """Return the folder of a pipeline: the given one, or one downloaded from the Hub.
 
-    Only configurations and weights in safetensors are downloaded, no code and no pickles.
+    Only configurations and weights in safetensors are downloaded, no pickles, and no code unless asked for.
 
     Args:
         name_or_path: a folder, or a repository's id.
         variant: of the weights.
         subfolder: the folder inside that holds the pipeline.
+        with_code: also download the code of the network.
         where: as in `huggingface_hub.snapshot_download`; see HUB_ARGUMENTS.
 
     Raises:
@@ -68,6 +75,7 @@ def fetch(
     weights.append(f"{_WEIGHTS}.safetensors.index{ending}.json")
     files = ["model_index.json", "config.json", "scheduler_config.json", *weights]
     files += [f"unet/{name}" for name in ("config.json", *weights)] + ["scheduler/scheduler_config.json"]
+    files += ["unet/*.py"] if with_code else []
     patterns = [(inside / name).as_posix() for name in files]
     download = functools.partial(snapshot_download, str(name_or_path), allow_patterns=patterns, **where)
     # Of connections that drop in the middle the client takes care itself, but not of a Hub that is busy.
@@ -109,9 +117,9 @@ def check_pipeline(
         kind = known[name].get(entry[1]) or _stock_class(name, entry[1])
         if kind is None:
             raise ValueError(
-                f"{path} has the class {entry[1]!r} for {name}, which this pipeline does not load. If you "
-                "trust the code of this repository, load it with "
-                "DiffusionPipeline.from_pretrained(..., trust_remote_code=True)."
+                f"{path} has the class {entry[1]!r} for {name}, which this pipeline does not know. If it is "
+                f"yours, call register_network({entry[1]}) first; if you trust the code of this repository, "
+                "pass trust_remote_code=True, which runs it."
             )
         kinds[name] = kind
     if "scheduler" in kinds:
@@ -198,28 +206,31 @@ def check_model(folder: Path, kind: type[ModelMixin], variant: str | None = None
     owner, files = _weight_files(folder, variant)
     shapes = {}
     for path in files:
-        for name, shape in _read_tensors(path):
+        for name, shape, number_kind in _read_tensors(path):
             if owner and owner.get(name) != path.name:
                 raise ValueError(f"{path} holds the tensor {name!r}, which the index has elsewhere.")
-            shapes[name] = (shape, path)
+            shapes[name] = (shape, path, number_kind)
     missing = sorted(set(owner) - set(shapes))
     if missing:
-        raise ValueError(f"{folder} lacks {_some(missing)}, which the index of its weights names.")
+        raise ValueError(f"{folder} lacks {some(missing)}, which the index of its weights names.")
     config_path = folder / "config.json"
     model = _on_no_device(kind, config_path, shapes)
     if hasattr(model, "_fix_state_dict_keys_on_load"):  # names from before diffusers 0.18
         model._fix_state_dict_keys_on_load(shapes)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    weights = model.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     names = files[0] if len(files) == 1 else folder
     for problem, wrong in (("lacks", set(expected) - set(shapes)), ("has", set(shapes) - set(expected))):
         if wrong:
             does = "needs" if problem == "lacks" else "does not have"
-            raise ValueError(f"{names} {problem} {_some(sorted(wrong))}, which {config_path} {does}.")
-    for name, (shape, path) in shapes.items():
+            raise ValueError(f"{names} {problem} {some(sorted(wrong))}, which {config_path} {does}.")
+    for name, (shape, path, number_kind) in shapes.items():
         if shape != expected[name]:
             raise ValueError(
                 f"{path} has {name!r} of shape {shape}, but {config_path} asks for {expected[name]}."
             )
+        if number_kind not in _FLOATING and weights[name].is_floating_point():
+            raise ValueError(f"{path} has {name!r} as {number_kind}, but weights are {_FLOATING}.")
 
 
 def _weight_files(folder: Path, variant: str | None) -> tuple[dict[str, str], list[Path]]:
@@ -256,19 +267,22 @@ def _what_else(folder: Path) -> str:
     return f" If a repository has them as .bin only, a pickle, it is not fetched.{_CONVERT}"
 
 
-def _read_tensors(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name and shape of every tensor of a file, after looking at all its numbers."""
+def _read_tensors(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Yield name, shape and kind of numbers of every tensor of a file, after looking at all of them.
+
+    Whole numbers are for counters, such as those of normalisation over batches.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():
                 part = file.get_slice(name)
-                if part.get_dtype() not in _FLOATING:
+                if part.get_dtype() not in (*_FLOATING, *_WHOLE):
                     raise ValueError(
                         f"{path} has {name!r} as {part.get_dtype()}, but weights are {_FLOATING}."
                     )
                 if not bool(file.get_tensor(name).isfinite().all()):
                     raise ValueError(f"{path} has {name!r} with numbers that are not finite.")
-                yield name, tuple(part.get_shape())
+                yield name, tuple(part.get_shape()), part.get_dtype()
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short: {error}.") from error
 
@@ -277,17 +291,32 @@ def _on_no_device(kind: type[ModelMixin], path: Path, shapes: dict[str, Any]) ->
     """Return the network of a configuration without memory, if it is no larger than its weights."""
     config = read_json(path)
     _check_config(kind, config, path)
-    numbers = sum(math.prod(shape) for shape, _ in shapes.values())
+    numbers = sum(math.prod(shape) for shape, *_ in shapes.values())
     # With room for what the comparison will name.
-    with named(path), _limited(2 * len(shapes) + 100, 2 * numbers + 2**20), torch.device("meta"):
-        return kind.from_config(config)
+    with named(path), _limited(2 * len(shapes) + 100, 2 * numbers + 2**20):
+        return without_memory(kind, config)
+
+
+def without_memory(kind: Any, config: dict[str, Any]) -> Any:
+    """Return the network of a configuration without memory; one's own may need it, to look at its numbers."""
+    with torch.random.fork_rng(devices=[]):  # what it draws is not missed
+        try:
+            with torch.device("meta"):
+                return kind.from_config(config)
+        except (RuntimeError, NotImplementedError):
+            if not is_foreign(kind):
+                raise
+            return kind.from_config(config)
 
 
 def _check_config(kind: type[ModelMixin], config: dict[str, Any], path: Path) -> None:
     """Raise ValueError for settings of a wrong kind, a quantizer, or absurdly large samples."""
     if "quantization_config" in config:
         raise ValueError(f"{path} has a quantization_config, which this pipeline does not load.")
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+    # What the constructor of a network of one's own takes, it says itself.
+    is_own = is_foreign(kind)
+    parameters = {} if is_own else dict(inspect.signature(kind.__init__).parameters)
+    for name, parameter in parameters.items():
         value, default = config.get(name), parameter.default
         if value is None or default in (None, parameter.empty):
             continue
@@ -295,6 +324,8 @@ def _check_config(kind: type[ModelMixin], config: dict[str, Any], path: Path) ->
         if type(value) not in wanted:
             raise ValueError(f"{path} has {name} {value!r}, but must have one like {default!r}.")
     size = config.get("sample_shape", config.get("sample_size"))
+    if size is None and is_own:
+        return
     with named(path):
         sides = size if "sample_shape" in config and isinstance(size, list) else image_sides(size)
     channels = config.get("in_channels", 1)
@@ -323,7 +354,7 @@ def _limited(tensors: int, numbers: int) -> Iterator[None]:
         handle.remove()
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     """Return up to three names in words."""
     more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
     return ", ".join(repr(name) for name in names[:3]) + more

@@ -14,17 +14,18 @@ from ..runtime.errors import ConfigError, UploadError
 from .results import RunRecord
 
 
-def plan(folder: Path, repo_id: str | None = None) -> str:
+def plan(folder: Path, repo_id: str | None = None, trust_remote_code: bool = False) -> str:
     """Return in words what `publish` would upload, after its checks: files, sizes and the card.
 
     Args:
         folder: with the pipeline.
         repo_id: as for `publish`; without a user, the card has none.
+        trust_remote_code: as for `publish`.
 
     Raises:
         ConfigError: as in `publish`.
     """
-    _check_weights(folder)
+    _check_weights(folder, trust_remote_code)
     name, files = repo_id or folder.resolve().name, files_to_upload(folder)
     with hub_errors("--repo_id: "):
         validate_repo_id(name)
@@ -53,16 +54,18 @@ def publish(
     branch: str | None = None,
     tag: str | None = None,
     with_report: bool = True,
+    trust_remote_code: bool = False,
 ) -> str:
     """Check the pipeline of a folder, write its card, upload both, and return the address.
 
-    Arguments as in `hub.upload.push_folder`; without repo_id the repository has the folder's name.
+    Arguments as in `hub.upload.push_folder`; without repo_id the repository has the folder's name, and with
+    trust_remote_code the check runs the folder's code of a network whose class is not known.
 
     Raises:
         ConfigError: no pipeline in the folder, or a damaged one.
         UploadError: the Hub refused or cannot be reached.
     """
-    _check_weights(folder)
+    _check_weights(folder, trust_remote_code)
 
     def name_repository(published_as: str) -> None:
         record = _record(folder, published_as) if with_report else None
@@ -94,13 +97,15 @@ def _record(folder: Path, repo_id: str) -> RunRecord | None:
         return RunRecord.read(folder).with_repository(repo_id)
 
 
-def _check_weights(folder: Path) -> None:
+def _check_weights(folder: Path, trust_remote_code: bool) -> None:
     """Raise ConfigError unless the pipeline of a folder, and each variant of its weights, can be loaded."""
     if not (folder / "model_index.json").is_file():
         raise ConfigError(f"{str(folder)!r} holds no pipeline (model_index.json): give the folder of a run.")
     with hub_errors():
         for variant in variants(folder) or [None]:
-            DDPMFromScratchPipeline.from_pretrained(folder, variant=variant)
+            DDPMFromScratchPipeline.from_pretrained(
+                folder, variant=variant, trust_remote_code=trust_remote_code
+            )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from jinja2 import Template
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from ..hub.requests import CONNECTION_ERRORS, patiently
 from ..hub.safe_loading import fetch
 from ..hub.upload import SPACE_FILES
-from ..networks.models import sample_shape
+from ..networks.models import PointDenoiser, sample_shape
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..process.diffusion import Scales, to_original
 from ..runtime.errors import ConfigError, UploadError
@@ -79,6 +80,10 @@ def make_space(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     network = pipeline.unet
+    if type(network) not in (UNet2DModel, PointDenoiser):
+        raise ConfigError(
+            f"the network is a {type(network).__name__}, but the page knows UNet2DModel and PointDenoiser."
+        )
     shape = sample_shape(network)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     _require_runnable(dict(network.config), shape, parameters)

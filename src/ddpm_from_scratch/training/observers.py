@@ -150,7 +150,8 @@ class Exports:
             try:
                 publish(
                     self.run.output_dir, config.hub_model_id, private=config.hub_private_repo,
-                    token=config.hub_token, with_report=False, **{config.hub_push_exports: name},
+                    token=config.hub_token, with_report=False, trust_remote_code=False,
+                    **{config.hub_push_exports: name},
                 )  # fmt: skip
             except RunError as error:
                 warn(f"{name} was not uploaded: {error}")
