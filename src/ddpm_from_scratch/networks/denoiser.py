@@ -139,8 +139,8 @@ class Denoiser:
             everywhere.
 
     Raises:
-        TypeError, ValueError: labels that do not fit the network, guidance without what it needs, or a network
-            that cannot be called so.
+        TypeError, ValueError: labels that do not fit the network, guidance without what it needs, or a
+            network that cannot be called so.
     """
 
     def __init__(
