@@ -48,7 +48,7 @@ def conditions(
         ValueError, TypeError: one of both that does not fit the network.
     """
     kind = condition_kind(network)
-    config = getattr(unwrapped(network), "config", None)
+    config: Any = getattr(unwrapped(network), "config", None)
     if kind == "classes":
         return ClassLabels(config.num_class_embeds, cast(int | None, null_label), names)  # it checks that
     if names is not None:
