@@ -18,6 +18,8 @@ PREDICTION_HINTS = {
     "velocity": "A network that predicts v has prediction_type 'v_prediction' in diffusers.",
     "eps": "A network that predicts the noise has prediction_type 'epsilon' in diffusers.",
     "noise": "A network that predicts the noise has prediction_type 'epsilon' in diffusers.",
+    "flow_prediction": "A network of flow matching is of another process; keep its own scheduler.",
+    "trigflow": "A network of a consistency model (TrigFlow) is of another process; keep its own scheduler.",
 }
 
 # Noise schedules; diffusers' words, and this package's own.

@@ -13,7 +13,12 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import (
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm_from_scratch import DDPMFromScratchScheduler, SchedulerWarning
@@ -313,6 +318,23 @@ def one_source(scheduler_class: type) -> Outcome:
     scheduler.register_to_config(variance_type="fixed_large")
     both = scheduler.config.variance_type, scheduler.variance_type
     return "; ".join(both), both == ("fixed_large", "fixed_large")
+
+
+@row
+def latents(scheduler_class: type) -> Outcome:
+    """From settings of PNDM, Euler, DPM++: std of N(0, 1) latents whose noise is known (1.00 is right)."""
+    settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    original, stds = normal(4000, 4), []
+    for other in (PNDMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler):
+        scheduler = scheduler_class.from_config(other(**settings).config)
+        scheduler.set_timesteps(50)
+        sample, generator = normal(4000, 4, seed=1), torch.Generator().manual_seed(2)
+        for t in scheduler.timesteps:
+            a = float(scheduler.alphas_cumprod[t])
+            epsilon = (sample - a**0.5 * original) / (1 - a) ** 0.5
+            sample = scheduler.step(epsilon, t, sample, generator=generator, return_dict=False)[0]
+        stds.append(float(sample.std()))
+    return ", ".join(f"{std:.2f}" for std in stds), all(abs(std - 1) < 0.02 for std in stds)
 
 
 @functools.cache

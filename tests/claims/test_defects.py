@@ -18,8 +18,8 @@ def test_stock_is_wrong_and_ours_is_right(title, function):
     assert is_right, text
 
 
-def test_there_are_19_rows():
-    assert len(defects.ROWS) == 19
+def test_there_are_20_rows():
+    assert len(defects.ROWS) == 20
 
 
 def test_the_page_has_the_printed_table():

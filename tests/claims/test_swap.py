@@ -42,7 +42,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler
+from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler, SchedulerWarning
+from defects import sampled_std
 
 WIDTH = 8  # of text and image embeddings
 TEXT_LENGTH = 7
@@ -772,3 +773,30 @@ def test_few_step_scheduler_takes_the_place_of_dpm_solver(name):
     assert np.abs(ours[0] - stock).max() < 1e-3
     assert np.isfinite(ours[2]).all()
     assert np.array_equal(ours[2], ours[0]) == (name in LAST_STEPS)
+
+
+@pytest.mark.filterwarnings("ignore:.*no calibration:ddpm_from_scratch.SchedulerWarning")
+@pytest.mark.parametrize("kind", (DDPMFromScratchScheduler, FewStepScheduler))
+@pytest.mark.parametrize("name", ("PNDMScheduler", "EulerDiscreteScheduler", "DDIMScheduler"))
+def test_latents_of_an_exact_network_keep_their_spread(name, kind):
+    """N(0, 1) latents from settings of Stable Diffusion; cut to [-1, 1], their std is 0.7."""
+    settings = {key: STABLE_DIFFUSION[key] for key in ("beta_start", "beta_end", "beta_schedule")}
+    if name == "DDIMScheduler":
+        settings["clip_sample"] = False
+    scheduler = kind.from_config(getattr(diffusers, name)(**settings).config)
+    scheduler.set_timesteps(1000 if kind is DDPMFromScratchScheduler else 50)
+    assert sampled_std(scheduler, data_std=1.0, count=20_000) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", (DDPMFromScratchScheduler, FewStepScheduler))
+def test_clipping_warns_in_a_pipeline_of_latents(kind, tmp_path, recwarn):
+    pipe, inputs = build("StableDiffusionPipeline")
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, clip_sample=True)
+    run(pipe, inputs, seed=1)
+    run(pipe, inputs, seed=1)
+    said = [str(warning.message) for warning in recwarn if warning.category is SchedulerWarning]
+    said = [text for text in said if "StableDiffusionPipeline samples are latents of its vae" in text]
+    assert len(said) == 1
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, clip_sample=True)
+    with pytest.warns(SchedulerWarning, match="are latents of its vae"):
+        pipe.save_pretrained(tmp_path)

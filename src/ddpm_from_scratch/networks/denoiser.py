@@ -34,6 +34,7 @@ from ..process.diffusion import (
 )
 from ..process.estimate import clipped, guided_output, split_variance
 from ..process.timesteps import check_signal, checked_timesteps
+from ..schedulers.other_schedulers import check_process
 from .conditions import condition_kind
 from .registry import is_foreign
 from .wrapped import unwrapped
@@ -139,8 +140,8 @@ class Denoiser:
             everywhere.
 
     Raises:
-        TypeError, ValueError: labels that do not fit the network, guidance without what it needs, or a
-            network that cannot be called so.
+        TypeError, ValueError: labels that do not fit the network, guidance without what it needs, a network
+            that cannot be called so, or a scheduler of another process, such as flow matching.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class Denoiser:
         guidance_scale: float = 1.0,
         null_label: float | None = None,
     ):
+        check_process(process)
         self.network, self.process = network, process
         known = getattr(unwrapped(network), "config", None) is not None
         self._kind = condition_kind(network) if known else "unknown"

@@ -4,9 +4,7 @@ The equations are in `process/diffusion.py`, the schedules in `process/noise_sch
 may be in `scheduler_settings.py`.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,14 @@ from .. import checks
 from ..process.diffusion import Scales, add_noise, scales, velocity
 from ..process.estimate import split_variance
 from ..process.timesteps import Chain, checked_timesteps
+from .calling_pipeline import calling_pipeline
+from .clipping_warnings import clips, latents_message, squashed_message
 from .noising_table import NoisingTable
+from .other_schedulers import OtherConfig
 from .scheduler_settings import (
+    LOADING_OPTIONS,
     check_alphas_cumprod,
+    check_keywords,
     checked_settings,
     schedule_settings,
     tables_from_settings,
@@ -32,34 +35,6 @@ from .scheduler_settings import (
 # alpha-bar of a last timestep without signal, where the network predicts noise: x_0 needs a division by its
 # root. The value of diffusers' other schedulers.
 _ZERO_SNR_GUARD = 2.0**-24
-
-# Data further out than this many clipping ranges, plus this many standard deviations of noise, are squashed.
-_FAR_OUTSIDE = 2.0
-_LARGEST_NOISE = 8.0
-
-
-# What `load_config` of diffusers takes to find a configuration. It takes these and keeps silent about others.
-_LOADING_OPTIONS = (
-    "pretrained_model_name_or_path", "return_commit_hash", "cache_dir", "local_dir", "local_dir_use_symlinks",
-    "force_download", "proxies", "token", "local_files_only", "revision", "mirror", "subfolder", "user_agent",
-)  # fmt: skip
-
-
-def settings_named(init: Callable[..., None]) -> Callable[..., None]:
-    """Return a constructor that answers an unknown keyword with a TypeError and the nearest setting."""
-    settings = inspect.signature(init).parameters.keys() - {"self"}
-
-    @functools.wraps(init)
-    def checked(self: Any, *args: Any, **options: Any) -> None:
-        _check_keywords(type(self).__name__, options, settings)
-        init(self, *args, **options)
-
-    return checked
-
-
-def _check_keywords(name: str, options: Mapping[str, Any], settings: Set[str]) -> None:
-    # A configuration keeps its own notes under names with an underscore: Scheduler(**scheduler.config) works.
-    checks.keywords(name, [option for option in options if not option.startswith("_")], settings)
 
 
 def _with_version(tensor: torch.Tensor) -> torch.Tensor:
@@ -120,7 +95,8 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
         if "_schedule" not in self.__dict__:  # the constructor is at work, and makes the tables at its end
             self.__dict__["_internal_dict"] = config
             return
-        config = FrozenDict({**config, **self._checked(config)})
+        # The class is noted as in a stored one, so that others know whose settings these are.
+        config = FrozenDict({**config, **self._checked(config), "_class_name": type(self).__name__})
         schedule = schedule_settings(config)
         if schedule == self._schedule:
             self.__dict__["_internal_dict"] = config
@@ -232,10 +208,11 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **options: Any) -> Any:
-        """Return a scheduler with a configuration, as in diffusers.
+        """Return a scheduler with a configuration, as in diffusers; that of another one as that one means it.
 
-        Keys of `config` that this scheduler does not know are kept for others, such as the settings of other
-        schedulers. A keyword is meant for this one.
+        Its process is followed, defaults of its class included, and without a setting `clip_sample` nothing
+        is clipped (see `other_schedulers.py`). Keys that this scheduler does not know are kept for others,
+        such as the settings of other schedulers. A keyword is meant for this one.
 
         Args:
             config: of this or of another scheduler for the same process.
@@ -245,11 +222,50 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
 
         Raises:
             TypeError: a keyword that is neither, with the nearest setting.
+            ValueError: a configuration of another process, such as flow matching.
         """
         if not return_unused_kwargs:
-            given = {name: value for name, value in options.items() if name not in _LOADING_OPTIONS}
-            _check_keywords(f"{cls.__name__}.from_config", given, cls._get_init_keys(cls) - {"self"})
+            given = {name: value for name, value in options.items() if name not in LOADING_OPTIONS}
+            check_keywords(f"{cls.__name__}.from_config", given, cls._get_init_keys(cls) - {"self"})
+        config = options.pop("pretrained_model_name_or_path", config)
+        if config is not None and not isinstance(config, Mapping):
+            config, options = cls.load_config(config, return_unused_kwargs=True, **options)
+        if config:
+            other = OtherConfig(config, FromScratchScheduler.__subclasses__())
+            options = other.settings_for(cls, options) | options
         return super().from_config(config, return_unused_kwargs, **options)
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **options: Any) -> None:
+        """Save the configuration; warn if it is that of a pipeline that would load only with this package.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub: upload it, too.
+            options: for the upload.
+        """
+        pipeline = calling_pipeline("save_pretrained", self)
+        # The package's own pipeline goes on to write what loads everywhere.
+        if pipeline is not None and type(pipeline).__name__ != "DDPMFromScratchPipeline":
+            self._warn_about_latents(pipeline)
+            checks.warn(
+                f"{type(pipeline).__name__} is saved with {type(self).__name__}, and so loads only where "
+                "ddpm-from-scratch is installed, after `from ddpm_from_scratch import "
+                f"{type(self).__name__}`. For everyone else, save it after "
+                "`pipe.scheduler = pipe.scheduler.to_diffusers()`."
+            )
+        super().save_pretrained(save_directory, push_to_hub, **options)
+
+    def _check_kept(self, stock: Any) -> None:
+        """Raise ValueError for an alpha-bar that a stock scheduler of the same settings has not.
+
+        At the last timestep without signal, some have a guard of their own.
+        """
+        last = -1 if self.config.rescale_betas_zero_snr and len(self) > 1 else None
+        if not torch.equal(stock.alphas_cumprod[:last], self.alphas_cumprod[:last].cpu()):
+            raise ValueError(
+                "alphas_cumprod was assigned, so the settings do not give it, and it would be lost. Make a "
+                "scheduler with trained_betas instead."
+            )
 
     def _checked(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings that had to be normalised, after checking all of them.
@@ -318,6 +334,8 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
     def _watch(self, index: int, sample: torch.Tensor) -> None:
         """Warn once about a walk that skips or repeats timesteps, or starts outside the clipping range."""
         if self._last_index is None:
+            if clips(self.config) and "latents" not in self._warned:
+                self._warn_about_latents(calling_pipeline("__call__", self))
             self._warn_if_squashed(sample, *scales(self._alphas_cumprod[self._visited[index]]))
         elif index > 0 and self._last_index < len(self._visited) - 1:
             self._warn_once(
@@ -327,25 +345,20 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
                 "repeating or skipping is right only if the sample was noised again in between.",
             )
 
+    def _warn_about_latents(self, pipeline: Any) -> None:
+        """Warn once about clipping in a pipeline that samples latents; `pipeline` may be None."""
+        message = latents_message(self.config, pipeline)
+        if message:
+            self._warn_once("latents", message)
+
     def _warn_if_squashed(
         self, sample: torch.Tensor, signal: float | torch.Tensor = 1.0, noise: float | torch.Tensor = 0.0
     ) -> None:
         """Warn once if signal * x_0 + noise * z cannot have an x_0 inside the clipping range (CPU only)."""
-        config = self.config
-        if not config.clip_sample or config.thresholding or not sample.is_cpu or not sample.numel():
-            return
-        try:
-            largest = float(sample.detach().abs().amax())
-            limit = _FAR_OUTSIDE * config.clip_sample_range * float(signal) + _LARGEST_NOISE * float(noise)
-        except RuntimeError:  # inside vmap or with fake tensors there are no values
-            return
-        if largest > limit:
-            self._warn_once(
-                "squashed",
-                f"the data reach {largest:.3g}, but clip_sample=True clips every estimate of x_0 to "
-                f"[-{config.clip_sample_range:g}, {config.clip_sample_range:g}], so samples cannot look like "
-                "them. Set clip_sample=False (right for latents and standardised data), or scale the data.",
-            )
+        if clips(self.config) and "squashed" not in self._warned:
+            message = squashed_message(self.config, sample, signal, noise)
+            if message:
+                self._warn_once("squashed", message)
 
     def _split_variance(
         self, model_output: torch.Tensor, sample: torch.Tensor

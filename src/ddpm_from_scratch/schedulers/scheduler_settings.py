@@ -1,13 +1,14 @@
 """The settings of the scheduler: what is allowed, what is suspicious, and what stock can express."""
 
+import functools
 import inspect
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 from .. import checks
 from ..process.noise_schedules import (
@@ -16,7 +17,15 @@ from ..process.noise_schedules import (
     given_betas,
     rescale_zero_terminal_snr,
 )
-from ..words import ANALYTIC, PREDICTION_HINTS, PREDICTION_TYPES, TIMESTEP_SPACINGS, VARIANCE_TYPES
+from ..words import (
+    ANALYTIC,
+    LEARNED_VARIANCE_TYPES,
+    PREDICTION_HINTS,
+    PREDICTION_TYPES,
+    TIMESTEP_SPACINGS,
+    VARIANCE_TYPES,
+)
+from .few_step_profile import FewStepPlan
 
 _BETA_RANGE_KEYS = ("beta_start", "beta_end", "scale_betas_by_length")
 _SIGMOID_KEYS = ("sigmoid_start", "sigmoid_end", "sigmoid_tau")
@@ -38,6 +47,8 @@ _SHAPE_DEFAULTS = {
 
 # Schedules that DDPMScheduler computes right (diffusers 0.42.1).
 _STOCK_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+# Those that DPMSolverMultistepScheduler knows.
+_SOLVER_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 # Setting -> its smallest and largest value; those of `_INSIDE` must lie between.
 _REAL_SETTINGS: dict[str, tuple[float, float]] = {
@@ -60,6 +71,31 @@ MAX_TRAIN_TIMESTEPS = 1_000_000
 # With more signal than this at the last timestep, sampling does not start from what the network was trained
 # on.
 _LARGEST_FINAL_ALPHA_BAR = 0.01
+
+
+# What `load_config` of diffusers takes to find a configuration. It takes these and keeps silent about others.
+LOADING_OPTIONS = (
+    "pretrained_model_name_or_path", "return_commit_hash", "cache_dir", "local_dir", "local_dir_use_symlinks",
+    "force_download", "proxies", "token", "local_files_only", "revision", "mirror", "subfolder", "user_agent",
+)  # fmt: skip
+
+
+def settings_named(init: Callable[..., None]) -> Callable[..., None]:
+    """Return a constructor that answers an unknown keyword with a TypeError and the nearest setting."""
+    settings = inspect.signature(init).parameters.keys() - {"self"}
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        check_keywords(type(self).__name__, options, settings)
+        init(self, *args, **options)
+
+    return checked
+
+
+def check_keywords(name: str, options: Mapping[str, Any], settings: Set[str]) -> None:
+    """Raise TypeError for a keyword that is no setting, with the nearest one."""
+    # A configuration keeps its own notes under names with an underscore: Scheduler(**scheduler.config) works.
+    checks.keywords(name, [option for option in options if not option.startswith("_")], settings)
 
 
 def checked_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,8 +197,8 @@ def tables_from_settings(config: Mapping[str, Any]) -> tuple[torch.Tensor, torch
     """Return the betas and alpha-bar that checked settings mean, each float32, shape (T,).
 
     Raises:
-        NotImplementedError, ValueError, TypeError: as in `betas_from_settings`, or alpha-bar leaves the range
-            that float32 can tell from 0 and 1.
+        NotImplementedError, ValueError, TypeError: as in `betas_from_settings`, or a beta that is 0 in
+            float32, or zero terminal SNR where alpha-bar underflows before.
     """
     betas = betas_from_settings(config)
     if config["rescale_betas_zero_snr"]:
@@ -178,11 +214,29 @@ def tables_from_settings(config: Mapping[str, Any]) -> tuple[torch.Tensor, torch
                 f"beta is {betas[place]:g} at timestep {place}, but in float32 that adds no noise at all: "
                 "every beta must be at least 1e-7."
             )
-        raise ValueError(
-            f"alpha-bar is too small for float32 from timestep {place} of {len(betas)} on, but only the last "
-            "timestep may have no signal. Use smaller betas or fewer timesteps."
+        small = f"alpha-bar is too small for float32 from timestep {place} of {len(betas)} on"
+        if config["rescale_betas_zero_snr"]:
+            raise ValueError(
+                f"{small}, but with rescale_betas_zero_snr only the last timestep may have no signal. Use "
+                "smaller betas or fewer timesteps."
+            )
+        checks.warn(
+            f"{small}: these timesteps are noise, and their alpha-bar is set to values that go on falling. "
+            "Use smaller betas or fewer timesteps."
         )
+        alphas_cumprod = _falling_on(alphas_cumprod)
     return betas, alphas_cumprod
+
+
+def _falling_on(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """Return alpha-bar with another end where there is no signal: it falls from 2^-100 to 2^-120.
+
+    There x_t is the noise itself in every precision, and a step only has to keep it so, which it does for any
+    alpha-bar that falls. All that is above stays.
+    """
+    first = int((alphas_cumprod >= 2.0**-100).sum())
+    tail = 2.0 ** torch.linspace(-100, -120, len(alphas_cumprod) - first + 1, dtype=torch.float64)[1:]
+    return torch.cat([alphas_cumprod[:first], tail.to(alphas_cumprod.dtype)])
 
 
 def check_alphas_cumprod(alphas_cumprod: Any, num_train_timesteps: int) -> None:
@@ -259,22 +313,79 @@ def stock_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             "variance_type 'analytic' has no counterpart in diffusers, so the measured variances are lost. "
             "Choose a fixed variance_type."
         )
-    _, alphas_cumprod = tables_from_settings(config)
+    alphas_cumprod = _refuse_underflow(config)
     if alphas_cumprod[-1] == 0 and config["prediction_type"] == "epsilon":
         raise ValueError(
             "zero terminal SNR with prediction_type 'epsilon' has no counterpart in diffusers: DDPMScheduler "
             "divides by alpha-bar = 0 at the first step, so the start of the chain is lost (inf). Use "
             "'v_prediction'."
         )
-    names = list(inspect.signature(DDPMScheduler.__init__).parameters)[1:]
-    stock = {key: config[key] for key in names if key in config}
+    stock = _with_betas(config, DDPMScheduler, _STOCK_SCHEDULES)
     # The same standard deviation; DDPMScheduler takes the square root of a logarithm there (nan).
     same = {"fixed_large_log": "fixed_large", ANALYTIC: "fixed_small"}  # few steps have their own noise
     stock["variance_type"] = same.get(variance_type, variance_type)
+    return stock
+
+
+def _refuse_underflow(config: Mapping[str, Any]) -> torch.Tensor:
+    """Return alpha-bar; raise ValueError where it is not that of the betas, because it underflows."""
+    betas, alphas_cumprod = tables_from_settings(config)
+    if not torch.equal(alphas_cumprod, alphas_cumprod_from_betas(betas)):
+        raise ValueError(
+            "alpha-bar is too small for float32 at the last timesteps, which has no counterpart in "
+            "diffusers: it divides by 0 there, so all samples are lost (nan). Use smaller betas."
+        )
+    return alphas_cumprod
+
+
+def _with_betas(config: Mapping[str, Any], kind: type, schedules: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings that a scheduler of diffusers knows, with trained_betas for schedules it lacks."""
+    names = list(inspect.signature(kind).parameters)
+    stock = {key: config[key] for key in names if key in config}
     own_shape = [
         key for key, default in _SHAPE_DEFAULTS.items() if key not in stock and config[key] != default
     ]
-    known = config["beta_schedule"] in _STOCK_SCHEDULES and not own_shape
+    known = config["beta_schedule"] in schedules and not own_shape
     if config["trained_betas"] is not None or not known:
         stock["trained_betas"] = betas_from_settings(config).tolist()
     return stock
+
+
+def dpm_solver_settings(config: Mapping[str, Any], plan: FewStepPlan) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of the nearest DPMSolverMultistepScheduler, and what it does not keep, in words.
+
+    Args:
+        config: checked settings of a FewStepScheduler.
+        plan: how it takes the number of steps that it takes if nobody says.
+
+    Raises:
+        ValueError: alpha-bar that underflows.
+    """
+    _refuse_underflow(config)
+    clips, limit = config["clip_sample"] and not config["thresholding"], config["clip_sample_range"]
+    solver = _with_betas(config, DPMSolverMultistepScheduler, _SOLVER_SCHEDULES) | {
+        "algorithm_type": "sde-dpmsolver++" if plan.noise_level >= 0.5 else "dpmsolver++",
+        "solver_type": "heun",
+        "timestep_spacing": "trailing",
+        # With a largest threshold of 1, dynamic thresholding is clipping to [-1, 1] for any ratio.
+        "thresholding": config["thresholding"] or (clips and limit == 1),
+        "variance_type": config["variance_type"]
+        if config["variance_type"] in LEARNED_VARIANCE_TYPES
+        else None,
+    }
+    if clips:
+        solver["sample_max_value"] = 1.0
+    lost = []
+    if config["calibration"]:
+        lost.append("the calibrated timesteps (give the pipeline timesteps=scheduler.timesteps_for(n))")
+    if plan.noise_level not in (0, 1) or (
+        plan.noise_level and (plan.noise_interval is not None or plan.noise_scale != 1)
+    ):
+        lost.append(f"how much noise is added, and where (now that of {solver['algorithm_type']!r})")
+    if config["solver_order"] == 3:
+        lost.append("the weights of third order (it has others)")
+    if config["corrector_order"] > 1:
+        lost.append("the corrector")
+    if clips and limit != 1:
+        lost.append(f"the clipping to [-{limit:g}, {limit:g}]")
+    return solver, lost

@@ -22,8 +22,8 @@ from ..process.estimate import clipped
 from ..process.timesteps import check_one_given, checked_timesteps, spaced_timesteps
 from ..words import LEARNED_VARIANCE_TYPES, VARIANCE_TYPES
 from .reverse_chain import ReverseChain, Step
-from .scheduler_base import FromScratchScheduler, settings_named, standard_normal, step_output
-from .scheduler_settings import stock_settings
+from .scheduler_base import FromScratchScheduler, standard_normal, step_output
+from .scheduler_settings import settings_named, stock_settings
 
 
 # SchedulerMixin by name: diffusers' loader looks for it in the module of a class.
@@ -134,11 +134,7 @@ class DDPMFromScratchScheduler(FromScratchScheduler, SchedulerMixin):
             ValueError: stock cannot express the settings; the message says what would be lost.
         """
         stock = DDPMScheduler.from_config(stock_settings(self.config))
-        if not torch.equal(stock.alphas_cumprod, self.alphas_cumprod.cpu()):
-            raise ValueError(
-                "alphas_cumprod was assigned, so the settings do not give it, and it would be lost. Make a "
-                "scheduler with trained_betas instead."
-            )
+        self._check_kept(stock)
         return stock
 
     def set_timesteps(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -27,7 +28,8 @@ from .few_step_profile import (
     default_noise_level,
     default_num_steps,
 )
-from .scheduler_base import FromScratchScheduler, settings_named, standard_normal, step_output
+from .scheduler_base import FromScratchScheduler, standard_normal, step_output
+from .scheduler_settings import dpm_solver_settings, settings_named
 
 
 class FewStepChain(Chain):
@@ -208,6 +210,29 @@ class FewStepScheduler(FromScratchScheduler, SchedulerMixin):
     def default_num_inference_steps(self) -> int:
         """How many steps a pipeline takes if nobody says."""
         return default_num_steps(len(self))
+
+    def to_diffusers(self) -> DPMSolverMultistepScheduler:
+        """Return the DPMSolverMultistepScheduler that is nearest, and warn about what it does not keep.
+
+        Kept are betas, prediction type, clipping to [-1, 1] or thresholding, and solver_order. Without a
+        corrector, at order 1 or 2, and with noise_level 0 or 1 in all steps, it samples the same on the same
+        timesteps: `pipe(timesteps=scheduler.timesteps_for(n))`. For a number of steps it takes trailing ones.
+
+        Raises:
+            ValueError: alphas_cumprod was assigned, which would be lost.
+        """
+        config, plan = self.config, self._choose(self.default_num_inference_steps)
+        if config.noise_level is not None:
+            plan = FewStepPlan(plan.timesteps, config.noise_level, config.noise_interval, config.noise_scale)
+        settings, lost = dpm_solver_settings(config, plan)
+        stock = DPMSolverMultistepScheduler.from_config(settings)
+        self._check_kept(stock)
+        if lost:
+            checks.warn(
+                f"DPMSolverMultistepScheduler does not keep {', nor '.join(lost)}: its samples differ from "
+                "those of FewStepScheduler."
+            )
+        return stock
 
     def _choose(self, count: int) -> FewStepPlan:
         return choose(self.config.calibration, count, self._places)

@@ -4,9 +4,10 @@ import warnings
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from common import seeded
-from ddpm_from_scratch import DDPMFromScratchScheduler, SchedulerWarning
+from ddpm_from_scratch import DDPMFromScratchScheduler, FewStepScheduler, SchedulerWarning
 
 allow_warnings = pytest.mark.filterwarnings("ignore::ddpm_from_scratch.SchedulerWarning")
 
@@ -91,3 +92,67 @@ def test_to_diffusers_turns_fixed_large_log_into_its_equal():
     x = torch.randn(2, 3, 4, 4, generator=seeded())
     a, b = (s.step(x, 500, x, generator=seeded()).prev_sample for s in (ours, ours.to_diffusers()))
     torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+# Stock runs with these: alpha-bar underflows from timestep 952 on.
+UNDERFLOW = {"beta_start": 0.01, "beta_end": 0.2, "clip_sample": False}
+
+
+@pytest.mark.parametrize("kind", [DDPMFromScratchScheduler, FewStepScheduler])
+def test_alpha_bar_that_underflows_warns_and_goes_on_falling(kind):
+    with pytest.warns(SchedulerWarning, match="too small for float32 from timestep 952 of 1000"):
+        scheduler = kind(**UNDERFLOW)
+    table = scheduler.alphas_cumprod.double()
+    exact = torch.cumprod(1 - scheduler.betas.double(), dim=0)
+    above = exact >= 2.0**-99
+    assert bool((table[1:] < table[:-1]).all()) and float(table[-1]) == 2.0**-120
+    torch.testing.assert_close(table[above], exact[above], rtol=1e-3, atol=0)
+    stock = DDPMScheduler(**UNDERFLOW)
+    x, noise = torch.randn(2, 4, 3, generator=seeded()).unbind()
+    t = torch.tensor([0, 300, 960, 999])
+    assert torch.equal(stock.add_noise(x, noise, t), scheduler.add_noise(x, noise, t))
+    assert torch.equal(stock.get_velocity(x, noise, t), scheduler.get_velocity(x, noise, t))
+
+
+@allow_warnings
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("kind", [DDPMFromScratchScheduler, FewStepScheduler])
+def test_samples_are_right_where_alpha_bar_underflows(kind, prediction_type):
+    """The exact network of N(0, 0.5^2), written for each prediction; stock's samples are nan.
+
+    Steps as coarse as these betas leave ancestral samples at 0.467, with an end without signal or not.
+    """
+    scheduler = kind(**UNDERFLOW, prediction_type=prediction_type)
+    is_ancestral = kind is DDPMFromScratchScheduler
+    scheduler.set_timesteps(1000 if is_ancestral else 400)
+    whole = spread(scheduler, prediction_type)
+    cut = kind(900, trained_betas=scheduler.betas[:900].tolist(), clip_sample=False)
+    cut.register_to_config(prediction_type=prediction_type)
+    cut.set_timesteps(900 if is_ancestral else 400)
+    assert whole == pytest.approx(spread(cut, prediction_type), abs=0.02)
+    assert whole == pytest.approx(0.467 if is_ancestral else 0.5, abs=0.02)
+
+
+def spread(scheduler, prediction_type):
+    """Return the std of samples of the exact network."""
+    generator = seeded()
+    sample = torch.randn(4000, 1, generator=generator)
+    for t in scheduler.timesteps:
+        a = float(scheduler.alphas_cumprod[t])
+        scale = 1 / (a * 0.25 + 1 - a)
+        output = {
+            "epsilon": (1 - a) ** 0.5 * scale * sample,
+            "sample": a**0.5 * 0.25 * scale * sample,
+            "v_prediction": (a * (1 - a)) ** 0.5 * 0.75 * scale * sample,
+        }[prediction_type]
+        sample = scheduler.step(output, t, sample, generator).prev_sample
+    return float(sample.std())
+
+
+@allow_warnings
+def test_underflow_with_zero_snr_or_in_stock_is_refused():
+    with pytest.raises(ValueError, match="with rescale_betas_zero_snr only the last timestep"):
+        DDPMFromScratchScheduler(**UNDERFLOW, rescale_betas_zero_snr=True)
+    for kind in (DDPMFromScratchScheduler, FewStepScheduler):
+        with pytest.raises(ValueError, match="too small for float32 .* no counterpart"):
+            kind(**UNDERFLOW).to_diffusers()

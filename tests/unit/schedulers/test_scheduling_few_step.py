@@ -529,3 +529,61 @@ def test_dpm_solver_takes_the_calibrated_timesteps():
     stock = DPMSolverMultistepScheduler.from_config(few.config)
     stock.set_timesteps(timesteps=few.timesteps_for(3))
     assert stock.timesteps.tolist() == [999, 500, 60]
+
+
+@pytest.mark.parametrize("solver_order", [1, 2])
+@pytest.mark.parametrize("noise_level", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"beta_schedule": "sigmoid", "prediction_type": "v_prediction"},
+        {"clip_sample": True, "prediction_type": "sample"},
+        {"thresholding": True, "sample_max_value": 1.5},
+    ],
+)
+def test_to_diffusers_samples_the_same_on_the_same_timesteps(config, noise_level, solver_order):
+    few = FewStepScheduler(
+        **config, solver_order=solver_order, corrector_order=0, noise_level=noise_level, calibration={}
+    )
+    stock = few.to_diffusers()  # without a warning
+    assert type(stock) is DPMSolverMultistepScheduler and stock.config.timestep_spacing == "trailing"
+    visited, results = few.timesteps_for(20), []
+    for scheduler in (few, stock):
+        scheduler.set_timesteps(timesteps=visited)
+        generator, sample = seeded(), normal()
+        for t in visited:
+            sample = scheduler.step(
+                torch.sin(sample), torch.tensor(t), sample, generator=generator
+            ).prev_sample
+        results.append(sample)
+    torch.testing.assert_close(*results, rtol=2e-3, atol=2e-3)  # its tables are float32
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"noise_level": 0.5, "corrector_order": 0}, "how much noise is added, and where .*'sde-dpmsolver"),
+        ({"noise_level": 0.3, "corrector_order": 0}, "how much noise is added, and where .*'dpmsolver"),
+        ({"noise_level": 1.0, "noise_interval": [9, 99], "corrector_order": 0}, "how much noise"),
+        ({"noise_level": 0.0, "corrector_order": 2}, "the corrector: its"),
+        (
+            {"noise_level": 0.0, "corrector_order": 0, "clip_sample": True, "clip_sample_range": 3.0},
+            r"\[-3, 3\]",
+        ),
+        ({"calibration": only([999, 500], 0.0), "corrector_order": 0}, r"timesteps_for\(n\)"),
+        ({"noise_level": 0.0, "corrector_order": 0, "solver_order": 3}, "weights of third order"),
+        ({}, "how much noise .*, nor the corrector"),
+    ],
+)
+def test_to_diffusers_names_what_it_does_not_keep(config, said):
+    few = FewStepScheduler(**{"calibration": {}} | config)
+    with pytest.warns(UserWarning, match=f"does not keep .*{said}"):
+        few.to_diffusers()
+
+
+def test_to_diffusers_refuses_an_assigned_table_of_a_few_step_scheduler():
+    few = FewStepScheduler(calibration={})
+    few.alphas_cumprod = few.alphas_cumprod * 0.5
+    with pytest.raises(ValueError, match="alphas_cumprod was assigned"):
+        few.to_diffusers()
