@@ -190,7 +190,8 @@ def test_training_publishes_its_exports_and_its_end(run_here, loopback_hub, tmp_
     ]  # fmt: skip
     loopback_hub.faults.append(Fault("POST /api/models/me/classes/tag", 400))  # the run goes on
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "results.json").write_text("{}")  # of an earlier run: not of these exports
+    earlier = dict.fromkeys(("config", "data", "evaluation", "command"), {})  # not of these exports
+    (tmp_path / "run" / "results.json").write_text(json.dumps(earlier))
     done = run_here(ROOT / "training" / "train.py", *flags, token=None)
     assert done.returncode == 0, done.stderr
     assert "was not uploaded" in done.stderr and "pushed to" in done.stdout
