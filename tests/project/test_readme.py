@@ -1,12 +1,16 @@
 """What the README prints works: its Python runs, its training commands parse, its files exist."""
 
+import json
 import re
 import shlex
+import warnings
 
 import pytest
+from diffusers import StableDiffusionPipeline
 
+import test_swap
 from common import ROOT, untrained_pipeline
-from ddpm_from_scratch import DDPMFromScratchPipeline
+from ddpm_from_scratch import DDPMFromScratchPipeline, SchedulerWarning
 from ddpm_from_scratch.training.config import parse_config
 
 README = (ROOT / "README.md").read_text()
@@ -33,13 +37,41 @@ def models(tiny_run, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+LATENT = [code for code in PYTHON if "StableDiffusion" in code]
+
+
+@pytest.mark.parametrize("code", [code for code in PYTHON if code not in LATENT])
 def test_python_example_runs(code, models, monkeypatch):
     monkeypatch.chdir(models)
     code = re.sub(r"num_inference_steps=\d+", "num_inference_steps=20", code)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert len(names["images"]) == 4
+
+
+def test_python_example_of_latents_runs(tmp_path, monkeypatch):
+    """With a tiny Stable Diffusion, which has embeddings in place of a text encoder."""
+    pipe, inputs = test_swap.build("StableDiffusionPipeline")
+    pipe.save_pretrained(tmp_path / "stable")
+    embeddings = (inputs["prompt_embeds"], inputs["negative_prompt_embeds"])
+    monkeypatch.setattr(StableDiffusionPipeline, "encode_prompt", lambda *_, **__: embeddings)
+    load = StableDiffusionPipeline.from_pretrained
+    without = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
+    monkeypatch.setattr(
+        StableDiffusionPipeline,
+        "from_pretrained",
+        lambda name: load("stable" if name == "<user>/<repo>" else name, **without),
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SchedulerWarning)
+        exec(compile(LATENT[0], "README.md", "exec"), names)
+    said = [str(warning.message) for warning in caught if warning.category is SchedulerWarning]
+    assert len(said) == 2 and "no calibration" in said[0], said
+    assert len(names["images"]) == 1
+    index = json.loads((tmp_path / "runs" / "cats" / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "DPMSolverMultistepScheduler"]
 
 
 @pytest.mark.parametrize("line", TRAINING)
@@ -67,7 +99,7 @@ def test_publishing_commands_run(models, run_here, loopback_hub):
 
 
 def test_examples_were_found():
-    assert len(PYTHON) == 2 and len(TRAINING) == 6 and len(PUBLISHING) == 4
+    assert len(PYTHON) == 3 and len(LATENT) == 1 and len(TRAINING) == 6 and len(PUBLISHING) == 4
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "lesson/README.md"])
@@ -78,4 +110,4 @@ def test_every_command_of_the_makefile_that_is_named_exists(page):
 
 
 def test_the_readme_is_short():
-    assert len(README.splitlines()) <= 120
+    assert len(README.splitlines()) <= 135
