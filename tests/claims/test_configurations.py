@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import diffusers
 import pytest
-import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 import configurations
@@ -19,6 +18,10 @@ SCHEDULERS = configurations.every_scheduler()
 OURS = (DDPMFromScratchScheduler, FewStepScheduler)
 CASES = [*((name, {}) for name in SCHEDULERS), *CHANGED]
 both = pytest.mark.parametrize("ours", OURS)
+
+
+def network(sample, timesteps):
+    return sample
 
 
 def made(name, settings):
@@ -70,12 +73,12 @@ def test_the_refusal_names_the_scheduler_or_its_keys(ours, tmp_path):
 
 def test_calibration_and_denoiser_refuse_another_process_by_name():
     with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler has shift"):
-        calibrate(Denoiser(torch.nn.Identity(), FlowMatchEulerDiscreteScheduler()), (3, 4, 4))
+        calibrate(Denoiser(network, FlowMatchEulerDiscreteScheduler()), (3, 4, 4))
     with pytest.raises(ValueError, match="LCMScheduler has timestep_scaling"):
-        Denoiser(torch.nn.Identity(), diffusers.LCMScheduler())
+        Denoiser(network, diffusers.LCMScheduler())
     with pytest.raises(TypeError, match="SimpleNamespace, which has no alphas_cumprod"):
-        Denoiser(torch.nn.Identity(), SimpleNamespace(config={}))
-    assert Denoiser(torch.nn.Identity(), diffusers.CogVideoXDDIMScheduler()).num_train_timesteps == 1000
+        Denoiser(network, SimpleNamespace(config={}))
+    assert Denoiser(network, diffusers.CogVideoXDDIMScheduler()).num_train_timesteps == 1000
 
 
 @both

@@ -684,6 +684,7 @@ def run(pipe, inputs, seed):
 
 
 @pytest.mark.filterwarnings("ignore:The decode_latents method is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:clip_sample=True clips:ddpm_from_scratch.SchedulerWarning")
 @pytest.mark.parametrize("name", PIPELINES)
 def test_swapped_scheduler_gives_bit_same_result(name, calls):
     pipe, inputs = build(name)

@@ -275,7 +275,8 @@ def test_learned_variances_labels_and_loss_aware_timesteps_train_resume_and_load
     assert len(images) == 2
     card = (tmp_path / "run" / "README.md").read_text()
     anywhere, example, _ = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert "class_labels=0, guidance_scale=2.0" in example and "trust_remote_code=True" in anywhere
+    assert "class_labels=0, guidance_scale=2.0" in example
+    assert "class_labels=[0, 0, 0, 0])" in anywhere and "trust_remote_code" not in anywhere
     monkeypatch.chdir(tmp_path)
     namespace = {}
     exec(example, namespace)

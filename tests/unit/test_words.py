@@ -37,7 +37,8 @@ def test_a_hint_leads_from_a_wrong_word_to_a_right_one(hints):
     right = {*words.PREDICTION_TYPES, *words.BETA_SCHEDULES}
     for wrong, hint in hints.items():
         named = [word for word in right if f"'{word}'" in hint]
-        assert len(named) == 1 and wrong not in right and wrong == wrong.lower(), wrong
+        is_foreign = "another process" in hint
+        assert len(named) == (0 if is_foreign else 1) and wrong not in right and wrong == wrong.lower(), wrong
 
 
 def test_data_samplers_and_variances_have_the_words_of_their_modules():

@@ -249,8 +249,8 @@ class FromScratchScheduler(SchedulerMixin, ConfigMixin):
             self._warn_about_latents(pipeline)
             checks.warn(
                 f"{type(pipeline).__name__} is saved with {type(self).__name__}, and so loads only where "
-                "ddpm-from-scratch is installed, after `from ddpm_from_scratch import "
-                f"{type(self).__name__}`. For everyone else, save it after "
+                f"ddpm-from-scratch is installed and {type(self).__name__} was imported from it. For "
+                "everyone else, save it after "
                 "`pipe.scheduler = pipe.scheduler.to_diffusers()`."
             )
         super().save_pretrained(save_directory, push_to_hub, **options)

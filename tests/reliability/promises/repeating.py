@@ -144,7 +144,7 @@ def _finished_on_images() -> Path:
 
 
 def resume_path(sample: bool) -> Result:
-    """A path is honoured in full and named in errors; stray folders are ignored; used folders are refused."""
+    """A path is honoured in full and named in errors; stray folders are ignored; used ones refused."""
     more = ("--use_ema", "--checkpointing_steps=2")
 
     def full_path(folder: Path) -> None:
@@ -165,8 +165,12 @@ def resume_path(sample: bool) -> Result:
         run = finished_run(folder)
         for name in ("checkpoint-best", "checkpoint-9.bak", "checkpoint-", "my-checkpoint-99"):
             (run / name).mkdir()
-        (run / "checkpoint-77").write_text("a file")
         require_resumes_identical(run, *more)
+        other = run / "checkpoint-77"
+        other.write_text("a file")
+        done = train(run, *more, "--resume_from_checkpoint=latest")
+        require_status(done, BAD_SETTING)
+        require("checkpoint-77" in done.stderr and other.read_text() == "a file", done.stderr)
 
     def used(folder: Path) -> None:
         run = finished_run(folder)
