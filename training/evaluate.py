@@ -160,9 +160,8 @@ def run(args: argparse.Namespace) -> None:
     reference = load_reference(reference_config, data.sample_shape)
     results: dict[str, Any] = {}
     record = RunRecord.find(Path(args.pipeline))
-    kept: dict[
-        str, str | None
-    ] = {}  # what was measured -> why the card has it of before, None if it does not
+    # What was measured -> why the card has it of before, None if it does not.
+    kept: dict[str, str | None] = {}
     if args.num_samples:
         results = evaluate(
             pipeline,

@@ -138,10 +138,3 @@ def as_float32(weights: Tensors, notes: list[str]) -> Tensors:
     if others:
         notes.append(f"weights: {', '.join(others)} in the file, saved as float32")
     return {name: value.float().clone().contiguous() for name, value in weights.items()}
-
-
-def some(names: Any) -> str:
-    """Return up to three names in words."""
-    names = sorted(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3])) + more

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from ..hub.safe_loading import some
 from ..pipeline_ddpm_from_scratch import DDPMFromScratchPipeline
 from ..runtime.errors import ConfigError
 from .bin_repositories import convert_repository
-from .checkpoints import some, unpickled, weights_of
+from .checkpoints import unpickled, weights_of
 from .lucidrains import convert_lucidrains, is_lucidrains
 from .openai import convert_openai, is_openai
 from .settings import ConversionSettings
@@ -42,7 +43,7 @@ def convert(source: str, output_dir: str, settings: ConversionSettings) -> list[
         )
     else:
         raise ConfigError(
-            f"{source!r} has {some(weights)}, but must have the names of improved-diffusion, "
+            f"{source!r} has {some(sorted(weights))}, but must have the names of improved-diffusion, "
             "guided-diffusion or denoising-diffusion-pytorch."
         )
     DDPMFromScratchPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder)

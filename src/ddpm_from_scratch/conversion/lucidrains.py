@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 
+from ..hub.safe_loading import some
 from ..networks.lucidrains_unet import LucidrainsUnet
 from ..process.noise_schedules import betas_for_schedule
 from ..runtime.errors import ConfigError
 from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
-from .checkpoints import Tensors, as_float32, some
+from .checkpoints import Tensors, as_float32
 from .settings import ConversionSettings
 
 SETTINGS = ("image_size", "weights", "prediction_type", "variance_type")
@@ -53,8 +54,8 @@ def convert_lucidrains(
     missing = [name for name in _PROCESS if name not in weights]
     if not network or missing:
         raise ConfigError(
-            f"the file lacks {some(missing or ['model.*'])}, so it does not say the process: it must be the "
-            "state dict of GaussianDiffusion, or model-*.pt of the Trainer, not of the Unet alone."
+            f"the file lacks {some(sorted(missing) or ['model.*'])}, so it does not say the process: it must "
+            "be the state dict of GaussianDiffusion, or model-*.pt of the Trainer, not of the Unet alone."
         )
     network = as_float32(network, notes)
     config = _architecture(network)
@@ -64,7 +65,7 @@ def convert_lucidrains(
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     missing, unknown = sorted(set(expected) - set(network)), set(network) - set(expected)
     if missing or unknown:
-        what = f"lacks {some(missing)}" if missing else f"has {some(unknown)}"
+        what = f"lacks {some(sorted(missing))}" if missing else f"has {some(sorted(unknown))}"
         raise ConfigError(
             f"the file {what}: it must be the Unet of denoising-diffusion-pytorch 2.0 or later, without "
             "self-conditioning or learned sinusoidal embeddings; the layer has no counterpart here."

@@ -13,10 +13,11 @@ from diffusers import UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 
+from ..hub.safe_loading import some
 from ..networks.guided_unet import GuidedUNet2DModel
 from ..runtime.errors import ConfigError
 from ..schedulers.scheduling_ddpm_from_scratch import DDPMFromScratchScheduler
-from .checkpoints import Tensors, as_float32, some
+from .checkpoints import Tensors, as_float32
 from .settings import ConversionSettings, assumed
 
 SETTINGS = (
@@ -325,11 +326,13 @@ def _translated(
     foreign = {name: _foreign_name(name, per_level, has_attention) for name in expected}
     missing, unknown = set(foreign.values()) - set(weights), set(weights) - set(foreign.values())
     if missing:
-        raise ConfigError(f"the file lacks {some(missing)}, which a network of its other shapes must have.")
+        raise ConfigError(
+            f"the file lacks {some(sorted(missing))}, which a network of its other shapes must have."
+        )
     if unknown:
         raise ConfigError(
-            f"the file has {some(unknown)}, which has no counterpart in UNet2DModel: it must be a network of "
-            "improved-diffusion or guided-diffusion as published."
+            f"the file has {some(sorted(unknown))}, which has no counterpart in UNet2DModel: it must be a "
+            "network of improved-diffusion or guided-diffusion as published."
         )
     found = {}
     for name, theirs in foreign.items():
